@@ -81,7 +81,7 @@ class Dense:
     def product(self, x: ArrayLike) -> Float:
         v = np.asarray(x, dtype=np.float64)
         if self.matrix.dtype == np.float64:
-            return np.asarray(self.matrix @ v)
+            return np.asarray(self.matrix.astype(np.float64, copy=False) @ v)
         out = np.empty(self.n)
         step = max(1, (1 << 22) // max(1, self.n))  # rows cast to float64 a chunk at a time: no n x n copy
         for lo in range(0, self.n, step):

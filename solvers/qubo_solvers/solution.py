@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -65,3 +66,8 @@ class Solution:
     repaired: bool = False
     work: dict[str, Any] = field(default_factory=dict)
     message: str = ""
+
+    @classmethod
+    def unavailable(cls, solver: str, reason: str) -> Solution:
+        """A refusal: the solver is not installed, or cannot take this problem. How every solver says no."""
+        return cls(None, math.inf, Status.UNAVAILABLE, solver, 0.0, message=reason)
