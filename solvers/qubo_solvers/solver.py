@@ -16,7 +16,16 @@ from qubo_solvers.solution import Incumbent, OnIncumbent, Solution, Status
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a solver can do, as class data: read without constructing it or importing what it needs."""
+    """What a solver can do, as class data: read without constructing it or importing what it needs.
+
+    exact               it can prove optimality; a heuristic never answers OPTIMAL
+    needs_dense         it writes Q out (8 n^2 bytes) where it is not dense already
+    max_variables       the largest problem it takes whatever its couplings and counts (None: memory decides);
+                        it may take larger ones and refuses, with the reason, those it cannot
+    native_cardinality  counts and radius hold at every step; otherwise by penalty, and by repair at the end
+    honours_time_limit  the limit is kept to 10 % + 50 ms once compiled
+    requires, install   the modules that must be found, and the command that installs them
+    """
 
     description: str
     exact: bool = False
@@ -30,7 +39,11 @@ class Capabilities:
 
 @runtime_checkable
 class Solver(Protocol):
-    """The work budget (sweeps, iterations, reads) is the constructor's; None as time_limit means: until it is spent."""
+    """Anything with these two class attributes and this method. An optional `warm_up(problem)` compiles.
+
+    A problem that it cannot take is refused by `Solution.unavailable(name, reason)`, never by an exception.
+    The work budget (sweeps, iterations, reads) is the constructor's; None as time_limit: until it is spent.
+    """
 
     name: ClassVar[str]
     capabilities: ClassVar[Capabilities]
@@ -47,13 +60,16 @@ class Solver(Protocol):
 
 
 class Recorder:
-    """Keeps the best assignment of one solve: rescored in float64, traced with its time, reported to the callback.
+    """Keeps a solve's best assignment: rescored in float64, traced with its time, reported to the callback.
 
     Start it after compilation: its clock is the solve's clock.
     """
 
     def __init__(
-        self, problem: CardinalityQubo, time_limit: float | None = None, on_incumbent: OnIncumbent | None = None
+        self,
+        problem: CardinalityQubo,
+        time_limit: float | None = None,
+        on_incumbent: OnIncumbent | None = None,
     ) -> None:
         if time_limit is not None and not time_limit > 0:
             raise ValueError(f"time_limit must be positive seconds, got {time_limit}")
@@ -108,6 +124,14 @@ class Recorder:
             else:
                 status = Status.TIME_LIMIT if self.out_of_time() else Status.FEASIBLE
         return Solution(
-            self.assignment, self.energy, status, solver, self.seconds(), tuple(self.trace), bound, repaired,
-            work or {}, message,
+            self.assignment,
+            self.energy,
+            status,
+            solver,
+            self.seconds(),
+            tuple(self.trace),
+            bound,
+            repaired,
+            work or {},
+            message,
         )

@@ -62,11 +62,6 @@ def solve(
     able, reason = registry.can_run(solver.name, solver.capabilities)
     if not able:
         return Solution.unavailable(solver.name, reason)
-    largest = solver.capabilities.max_variables
-    if largest is not None and problem.n > largest:
-        return Solution.unavailable(
-            solver.name, f"{solver.name} takes at most {largest} variables, this problem has {problem.n}"
-        )
     warm_up = getattr(solver, "warm_up", None)
     if warm_up is not None:
         warm_up(problem)
