@@ -1,0 +1,122 @@
+"""A CardinalityQubo and a search state as flat arrays, the arguments of every kernel.
+
+The free variables become one more group with count 0..size, so that kernels know one constraint only. All
+arithmetic is float64 whatever the dtype of the matrix or factor, which is read in place, never copied: scales
+from 1e-150 to 1e150 neither overflow nor underflow, and no temperature or tolerance is an absolute number.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qubo_solvers.problem import Assignment, CardinalityQubo
+from qubo_solvers.quadratic_form import Dense, LowRank
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Ids = NDArray[np.int32]
+
+UNBOUNDED = 1 << 62
+
+
+class Model(NamedTuple):
+    """What does not change during a search.
+
+    rows       (n, n) the dense matrix or (n, rank) the factor, C-contiguous float32 or float64, read-only
+    low_rank   which of the two
+    linear     (n,) the linear term with the matrix's diagonal (dense) or the extra diagonal (low-rank) in it
+    bound      (n,) >= 0, pair(i, j) <= (bound_i + bound_j) / 2: |F_i|^2 (low-rank), the row's largest
+               pair or 0 (dense); pair(i, j) = 2 Q_ij is what a swap of i and j gains beyond its two flips
+    group      (n,) group of each variable; start (m + 1,) where its members begin in State.members
+    lower      (m,) and upper (m,): bounds of the counts
+    reference  (n,) zeros where the problem has none; radius: UNBOUNDED where it has none
+    """
+
+    rows: NDArray[np.floating]
+    low_rank: bool
+    linear: Floats
+    bound: Floats
+    group: Ids
+    start: Ints
+    lower: Ints
+    upper: Ints
+    reference: Assignment
+    radius: int
+
+
+class State(NamedTuple):
+    """An assignment with everything that is maintained along with it.
+
+    members    (n,) the variables by group, each group's ones before its zeros; place (n,): its inverse
+    ones       (m,) the number of ones per group
+    fields     (n,) dense: the energy's change when a zero i is flipped, minus that of a one; low-rank: (0,)
+    y          (rank,) low-rank: F'x; dense: (0,)
+    gain       (1,) energy minus the energy at `load`
+    distance   (1,) Hamming distance to the reference
+    stamp      (2,) identifies the assignment: [current, last issued]
+    """
+
+    x: Assignment
+    members: Ids
+    place: Ids
+    ones: Ints
+    fields: Floats
+    y: Floats
+    gain: Floats
+    distance: Ints
+    stamp: Ints
+
+
+def model_of(problem: CardinalityQubo) -> Model:
+    """The problem's arrays. `bound` of a dense one is filled by the kernel `dense_rows`, row by row.
+
+    Raises TypeError for a quadratic form that is neither Dense nor LowRank.
+    """
+    form = problem.quadratic
+    if isinstance(form, Dense):
+        rows, low_rank = _floating(form.matrix), False
+        linear = problem.linear + form.diagonal()
+        bound = np.zeros(problem.n)
+    elif isinstance(form, LowRank):
+        rows, low_rank = _floating(form.factor), True
+        linear = problem.linear + form.extra_diagonal
+        bound = np.empty(problem.n)
+    else:
+        raise TypeError(
+            f"the native solvers take Dense or LowRank quadratic forms, got {type(form).__name__}; "
+            "use problem.to_dense()"
+        )
+    free = problem.groups < 0
+    m = problem.n_groups
+    group = problem.groups.astype(np.int32)
+    lower, upper = problem.lower.astype(np.int64), problem.upper.astype(np.int64)
+    if free.any():
+        group[free] = m
+        lower, upper = np.append(lower, 0), np.append(upper, int(free.sum()))
+    sizes = np.bincount(group, minlength=len(lower))
+    reference = np.zeros(problem.n, np.uint8) if problem.reference is None else problem.reference.copy()
+    return Model(
+        rows, low_rank, np.ascontiguousarray(linear), bound, group,
+        np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64), lower, upper, reference,
+        UNBOUNDED if problem.radius is None else int(problem.radius),
+    )  # fmt: skip
+
+
+def empty_state(model: Model) -> State:
+    """A state's arrays, to be filled by the kernel `load`."""
+    n, width = model.rows.shape
+    return State(
+        np.zeros(n, np.uint8), np.empty(n, np.int32), np.empty(n, np.int32),
+        np.zeros(len(model.lower), np.int64), np.empty(0 if model.low_rank else n), np.empty(width if model.low_rank else 0), np.zeros(1),
+        np.zeros(1, np.int64), np.zeros(2, np.int64),
+    )  # fmt: skip
+
+
+def _floating(array: NDArray[np.generic]) -> NDArray[np.floating]:
+    kept = array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
+    view = np.ascontiguousarray(kept).view()
+    view.flags.writeable = False  # one signature whether the caller's array is writeable or not
+    return view

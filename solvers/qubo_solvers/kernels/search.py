@@ -1,0 +1,506 @@
+"""Compiled moves over a Model and State: load, flips, swaps, candidate lists and the chunks of a descent.
+
+Everything that kernels call lies in this file (numba's cache sees one file). A swap of a one i and a zero j
+of one group changes the energy by fields_j - fields_i - pair(i, j); flipping i by (1 - 2 x_i) fields_i. With
+key_i = fields_i + (x_i - 1/2) bound_i no swap gains more than key_i - key_j: that bound prunes every scan.
+Moves are (i, j): a swap, (i, -1): the one i to zero, (-1, j): the zero j to one.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from qubo_solvers.kernels.jit import kernel
+from qubo_solvers.kernels.model import UNBOUNDED, Floats, Ids, Ints, Model, State
+from qubo_solvers.problem import Assignment
+
+
+class Lists(NamedTuple):
+    """Per group its most promising variables: item[start[g] : start[g] + length[g]], `width` of each class.
+
+    complete[g]: they are all of the group. used[g]: moves since they were gathered. fields, order: scratch.
+    """
+
+    start: Ints
+    length: Ints
+    width: Ints
+    complete: Ints
+    used: Ints
+    item: Ids
+    fields: Floats
+    order: Ids
+    rank: Floats
+    picked: Ids
+
+
+class Queue(NamedTuple):
+    """Each group's best move as of `stamp`, and a tournament tree whose root tree[1] is the best group."""
+
+    value: Floats
+    one: Ids
+    zero: Ids
+    stamp: Ints
+    tree: Ids
+
+
+# -- primitives ----------------------------------------
+
+
+@kernel
+def _field(model: Model, state: State, i: int) -> float:
+    if not model.low_rank:
+        return float(state.fields[i])
+    total = 0.0
+    for r in range(model.rows.shape[1]):
+        total += model.rows[i, r] * state.y[r]
+    return float(model.linear[i] + total + (0.5 - state.x[i]) * model.bound[i])
+
+
+@kernel
+def _pair(model: Model, i: int, j: int) -> float:
+    if not model.low_rank:
+        return float(2.0 * model.rows[i, j])
+    total = 0.0
+    for r in range(model.rows.shape[1]):
+        total += np.float64(model.rows[i, r]) * np.float64(model.rows[j, r])
+    return total
+
+
+@kernel
+def _toward(model: Model, state: State, i: int) -> int:
+    """How flipping i changes the distance to the reference; 0 without a radius."""
+    if model.radius == UNBOUNDED:
+        return 0
+    return 1 if state.x[i] == model.reference[i] else -1
+
+
+@kernel
+def _swap(model: Model, state: State, i: int, j: int, delta: float) -> None:
+    """The one i becomes zero and the zero j one, both in one group."""
+    rows, fields = model.rows, state.fields
+    state.distance[0] += _toward(model, state, i) + _toward(model, state, j)
+    if model.low_rank:
+        for r in range(rows.shape[1]):
+            state.y[r] += np.float64(rows[j, r]) - np.float64(rows[i, r])
+    else:
+        old_i, old_j, pair = fields[i], fields[j], 2.0 * rows[i, j]
+        for v in range(rows.shape[1]):
+            fields[v] += 2.0 * (np.float64(rows[j, v]) - np.float64(rows[i, v]))
+        fields[i] = old_i + pair
+        fields[j] = old_j - pair
+    pi, pj = state.place[i], state.place[j]
+    state.members[pi], state.members[pj] = j, i
+    state.place[i], state.place[j] = pj, pi
+    state.x[i], state.x[j] = 0, 1
+    state.gain[0] += delta
+
+
+@kernel
+def _flip(model: Model, state: State, i: int, delta: float) -> None:
+    rows, fields = model.rows, state.fields
+    state.distance[0] += _toward(model, state, i)
+    sign = 1.0 - 2.0 * state.x[i]
+    if model.low_rank:
+        for r in range(rows.shape[1]):
+            state.y[r] += sign * rows[i, r]
+    else:
+        old = fields[i]
+        for v in range(rows.shape[1]):
+            fields[v] += 2.0 * sign * rows[i, v]
+        fields[i] = old
+    g = model.group[i]
+    if state.x[i] == 1:
+        state.ones[g] -= 1
+    slot = model.start[g] + state.ones[g]  # the last one, or the first zero
+    if state.x[i] == 0:
+        state.ones[g] += 1
+    other, pi = state.members[slot], state.place[i]
+    state.members[slot], state.members[pi] = i, other
+    state.place[i], state.place[other] = slot, pi
+    state.x[i] = 1 - state.x[i]
+    state.gain[0] += delta
+
+
+@kernel
+def _apply(model: Model, state: State, i: int, j: int, delta: float) -> None:
+    if i >= 0 and j >= 0:
+        _swap(model, state, i, j, delta)
+    elif i >= 0:
+        _flip(model, state, i, delta)
+    else:
+        _flip(model, state, j, delta)
+    state.stamp[1] += 1
+    state.stamp[0] = state.stamp[1]
+
+
+# -- loading ----------------------------------------
+
+
+@kernel
+def load(model: Model, state: State, x: Assignment) -> None:
+    """Set everything but the dense fields, which `dense_rows` adds; the low-rank bound is filled here."""
+    n = len(x)
+    state.gain[0] = 0.0
+    state.distance[0] = 0
+    state.ones[:] = 0
+    state.stamp[1] += 1
+    state.stamp[0] = state.stamp[1]
+    for i in range(n):
+        state.x[i] = x[i]
+        state.ones[model.group[i]] += x[i]
+        if model.radius != UNBOUNDED and x[i] != model.reference[i]:
+            state.distance[0] += 1
+    ones, zeros = model.start[:-1].copy(), model.start[:-1] + state.ones
+    for i in range(n):
+        g = model.group[i]
+        if x[i] == 1:
+            slot = ones[g]
+            ones[g] += 1
+        else:
+            slot = zeros[g]
+            zeros[g] += 1
+        state.members[slot] = i
+        state.place[i] = slot
+    if model.low_rank:
+        state.y[:] = 0.0
+        for i in range(n):
+            total = 0.0
+            for r in range(model.rows.shape[1]):
+                v = np.float64(model.rows[i, r])
+                total += v * v
+                state.y[r] += x[i] * v
+            model.bound[i] = total
+    else:
+        state.fields[:] = model.linear
+
+
+@kernel
+def dense_rows(model: Model, state: State, first: int, last: int) -> None:
+    """Add the dense rows first..last to the fields and bound each; after all rows the fields are exact."""
+    n = model.rows.shape[1]
+    for i in range(first, last):
+        own = state.fields[i]
+        largest = 0.0
+        if state.x[i] == 1:
+            for v in range(n):
+                state.fields[v] += 2.0 * model.rows[i, v]
+            state.fields[i] = own
+        for v in range(i):
+            largest = max(largest, 2.0 * model.rows[i, v])
+        for v in range(i + 1, n):
+            largest = max(largest, 2.0 * model.rows[i, v])
+        model.bound[i] = largest
+
+
+@kernel
+def field_range(model: Model, state: State) -> tuple[float, float]:
+    """The largest |field| and the largest bound: what rounding errors and tolerances are measured against."""
+    largest, bound = 0.0, 0.0
+    for i in range(len(state.x)):
+        largest = max(largest, abs(_field(model, state, i)))
+        bound = max(bound, model.bound[i])
+    return largest, bound
+
+
+# -- candidate lists and the queue of groups ----------------------------------------
+
+
+@kernel
+def gather(model: Model, state: State, lists: Lists, g: int) -> None:
+    """Choose group g's candidates afresh: the `width` best of each class by key (by field where counts vary).
+
+    Classes: ones and zeros, with a radius each of them moved and unmoved, so that returns stay in sight.
+    """
+    begin, end = model.start[g], model.start[g + 1]
+    at = lists.start[g]
+    lists.used[g] = 0
+    if lists.complete[g] == 1:
+        for s in range(end - begin):
+            lists.item[at + s] = state.members[begin + s]
+        lists.length[g] = end - begin
+        return
+    width = lists.width[g]
+    half = 0.5 if model.lower[g] == model.upper[g] else 0.0
+    filled0 = filled1 = filled2 = filled3 = 0
+    for s in range(begin, end):
+        i = state.members[s]
+        x = np.int64(state.x[i])
+        # small is good: ones with a large field first, zeros with a small one
+        value = _field(model, state, i)
+        value = -(value + half * model.bound[i]) if x == 1 else value - half * model.bound[i]
+        c = x + (2 if _toward(model, state, i) < 0 else 0)
+        filled = filled0 if c == 0 else filled1 if c == 1 else filled2 if c == 2 else filled3
+        if filled == width:
+            if value >= lists.rank[c, width - 1]:
+                continue
+            filled -= 1
+        k = filled
+        while k > 0 and lists.rank[c, k - 1] > value:
+            lists.rank[c, k] = lists.rank[c, k - 1]
+            lists.picked[c, k] = lists.picked[c, k - 1]
+            k -= 1
+        lists.rank[c, k] = value
+        lists.picked[c, k] = i
+        filled += 1
+        if c == 0:
+            filled0 = filled
+        elif c == 1:
+            filled1 = filled
+        elif c == 2:
+            filled2 = filled
+        else:
+            filled3 = filled
+    length = 0
+    for kind in range(4):
+        filled = filled0 if kind == 0 else filled1 if kind == 1 else filled2 if kind == 2 else filled3
+        for k in range(filled):
+            lists.item[at + length] = lists.picked[kind, k]
+            length += 1
+    lists.length[g] = length
+
+
+@kernel
+def _best_move(
+    model: Model, state: State, lists: Lists, g: int, low: int, high: int
+) -> tuple[float, int, int]:
+    """The best move among group g's candidates that changes the distance by low..high: (delta, i, j)."""
+    best, best_i, best_j = np.inf, -1, -1
+    at, length = lists.start[g], lists.length[g]
+    count = state.ones[g]
+    n_ones, n_zeros = 0, 0  # ones are written from the front of the scratch, zeros from its back
+    size = len(lists.order)
+    smallest = np.inf
+    for s in range(length):
+        i = lists.item[at + s]
+        field = _field(model, state, i)
+        away = _toward(model, state, i)
+        if state.x[i] == 1:
+            lists.order[n_ones] = i
+            lists.fields[n_ones] = field
+            n_ones += 1
+            if count > model.lower[g] and low <= away <= high and -field < best:
+                best, best_i, best_j = -field, i, -1
+        else:
+            n_zeros += 1
+            lists.order[size - n_zeros] = i
+            lists.fields[size - n_zeros] = field
+            smallest = min(smallest, field - 0.5 * model.bound[i])
+            if count < model.upper[g] and low <= away <= high and field < best:
+                best, best_i, best_j = field, -1, i
+    for a in range(n_ones):
+        i = lists.order[a]
+        field = lists.fields[a]
+        key = field + 0.5 * model.bound[i]
+        if smallest - key >= best:
+            continue
+        away = _toward(model, state, i)
+        for b in range(size - n_zeros, size):
+            j = lists.order[b]
+            if lists.fields[b] - 0.5 * model.bound[j] - key >= best:
+                continue
+            total = away + _toward(model, state, j)
+            if total < low or total > high:
+                continue
+            delta = lists.fields[b] - field - _pair(model, i, j)
+            if delta < best:
+                best, best_i, best_j = delta, i, j
+    return best, best_i, best_j
+
+
+@kernel
+def _enter(queue: Queue, g: int, value: float, i: int, j: int, stamp: int) -> None:
+    """Set group g's best move and replay its matches up the tree."""
+    queue.value[g] = value
+    queue.one[g], queue.zero[g] = i, j
+    queue.stamp[g] = stamp
+    node = (g + len(queue.tree) // 2) >> 1
+    while node >= 1:
+        a, b = queue.tree[2 * node], queue.tree[2 * node + 1]
+        queue.tree[node] = a if queue.value[a] <= queue.value[b] else b
+        node >>= 1
+
+
+@kernel
+def _top(model: Model, state: State, lists: Lists, queue: Queue, low: int, high: int) -> tuple[int, int]:
+    """The group whose best move is best, rescored until that is true now; and how many were rescored."""
+    scored = 0
+    while True:
+        g = queue.tree[1]
+        if queue.stamp[g] == state.stamp[0]:
+            return g, scored
+        delta, i, j = _best_move(model, state, lists, g, low, high)
+        scored += lists.length[g]
+        _enter(queue, g, delta, i, j, state.stamp[0])
+
+
+@kernel
+def _note(model: Model, state: State, lists: Lists, g: int) -> int:
+    """Count a move in group g; gather its candidates again when half may be spent. Returns the work."""
+    lists.used[g] += 1
+    if lists.complete[g] == 0 and 2 * lists.used[g] >= lists.width[g]:
+        gather(model, state, lists, g)
+        return int(model.start[g + 1] - model.start[g])
+    return 0
+
+
+@kernel
+def gather_all(
+    model: Model, state: State, lists: Lists, queue: Queue, first: int, work: int, low: int, high: int
+) -> int:
+    """Candidates and best moves of the groups from `first` on, until `work` is spent: the next group."""
+    g = first
+    while g < len(model.lower) and work > 0:
+        gather(model, state, lists, g)
+        delta, i, j = _best_move(model, state, lists, g, low, high)
+        _enter(queue, g, delta, i, j, state.stamp[0])
+        work -= int(model.start[g + 1] - model.start[g])
+        g += 1
+    return g
+
+
+# -- descent ----------------------------------------
+
+
+@kernel
+def descend(
+    model: Model, state: State, lists: Lists, queue: Queue, tolerance: float, moves: int, work: int
+) -> tuple[int, bool]:
+    """Best moves first, while they gain more than the tolerance: (moves, whether the lists are spent)."""
+    made = 0
+    while made < moves and work > 0:
+        slack = model.radius - state.distance[0]
+        g, scored = _top(model, state, lists, queue, -2, min(2, slack))
+        work -= scored
+        delta, i, j = queue.value[g], queue.one[g], queue.zero[g]
+        if not delta < -tolerance:
+            return made, True
+        _apply(model, state, i, j, delta)
+        made += 1
+        work -= model.rows.shape[0] // 4 if not model.low_rank else 1
+        work -= _note(model, state, lists, g)
+    return made, False
+
+
+@kernel
+def exchange(
+    model: Model,
+    state: State,
+    lists: Lists,
+    forward: Queue,
+    back: Queue,
+    tolerance: float,
+    patience: int,
+    work: int,
+) -> tuple[int, bool]:
+    """Where the radius binds: the best move away from the reference, paid for by the best return.
+
+    A pair is kept where both together gain more than the tolerance, else undone and the move set aside.
+    Returns (pairs kept, whether `patience` groups in a row found none).
+    """
+    made, failures = 0, 0
+    undo_i, undo_j = np.empty(3, np.int64), np.empty(3, np.int64)
+    while failures < patience and work > 0:
+        g, scored = _top(model, state, lists, forward, 1, 2)
+        work -= scored
+        if forward.value[g] == np.inf:
+            return made, True
+        before, stamp = state.gain[0], state.stamp[0]
+        undo_i[0], undo_j[0] = forward.one[g], forward.zero[g]
+        steps = 1
+        _apply(model, state, forward.one[g], forward.zero[g], forward.value[g])
+        while steps < 3 and state.distance[0] > model.radius:
+            h, scored = _top(model, state, lists, back, -2, -1)
+            work -= scored
+            if back.value[h] == np.inf:
+                break
+            undo_i[steps], undo_j[steps] = back.one[h], back.zero[h]
+            steps += 1
+            _apply(model, state, back.one[h], back.zero[h], back.value[h])
+        if state.distance[0] <= model.radius and state.gain[0] < before - tolerance:
+            made += 1
+            failures = 0
+            for s in range(steps):
+                v = undo_i[s] if undo_i[s] >= 0 else undo_j[s]
+                work -= _note(model, state, lists, model.group[v])
+            continue
+        for s in range(steps - 1, -1, -1):
+            _apply(model, state, undo_j[s], undo_i[s], 0.0)
+        state.gain[0], state.stamp[0] = before, stamp
+        _enter(forward, g, np.inf, -1, -1, stamp)
+        failures += 1
+        work -= model.rows.shape[0] if not model.low_rank else 1
+    return made, failures >= patience
+
+
+@kernel
+def verify(
+    model: Model, state: State, keys: Floats, zeros: Ids, g: int, first: int, tolerance: float, work: int
+) -> tuple[int, int, int]:
+    """Try every move within the radius from group g on, from its member `first`; make those that gain.
+
+    Each one i takes its best zero. Returns (group, member to go on from, moves made); keys and zeros are
+    scratch.
+    """
+    made = 0
+    while g < len(model.lower) and work > 0:
+        begin, end = model.start[g], model.start[g + 1]
+        fresh = False
+        while first < end - begin and work > 0:
+            slack = model.radius - state.distance[0]
+            if not fresh:  # zeros, the moved ones (a return) in front; their keys and the smallest
+                fresh = True
+                smallest = np.inf
+                n_back, n_zeros = 0, 0
+                for s in range(begin + state.ones[g], end):
+                    j = state.members[s]
+                    keys[j] = _field(model, state, j)
+                    smallest = min(smallest, keys[j] - 0.5 * model.bound[j])
+                    zeros[n_zeros] = j
+                    if _toward(model, state, j) < 0:
+                        zeros[n_zeros], zeros[n_back] = zeros[n_back], j
+                        n_back += 1
+                    n_zeros += 1
+                work -= end - begin
+            if first >= state.ones[g]:  # a zero: only its flip is left to try
+                best, best_i, best_j = np.inf, -1, -1
+                j = state.members[begin + first]
+                if state.ones[g] < model.upper[g] and _toward(model, state, j) <= slack:
+                    best, best_j = keys[j], j
+            else:
+                i = state.members[begin + first]
+                field = _field(model, state, i)
+                away = _toward(model, state, i)
+                best, best_i, best_j = -tolerance, i, -1
+                if state.ones[g] > model.lower[g] and away <= slack:
+                    best = min(best, -field)
+                key = field + 0.5 * model.bound[i]
+                found = best < -tolerance
+                if smallest - key < best:
+                    reach = (
+                        n_zeros if away + 1 <= slack or away == 0 else (n_back if away - 1 <= slack else 0)
+                    )
+                    work -= reach // 8
+                    for b in range(reach):
+                        j = zeros[b]
+                        if keys[j] - 0.5 * model.bound[j] - key >= best:
+                            continue
+                        delta = keys[j] - field - _pair(model, i, j)
+                        work -= 1
+                        if delta < best:
+                            best, best_j = delta, j
+                            found = True
+                if not found:
+                    best = np.inf
+            if best < -tolerance:
+                _apply(model, state, best_i, best_j, best)
+                made += 1
+                fresh = False
+                if not model.low_rank:
+                    work -= model.rows.shape[0] // 4
+            first += 1
+        if first >= end - begin:
+            g += 1
+            first = 0
+    return g, first, made

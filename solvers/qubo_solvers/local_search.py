@@ -1,0 +1,216 @@
+"""One search state of a problem with its candidate lists, moved in chunks under a recorder's clock."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from qubo_solvers.kernels import search
+from qubo_solvers.kernels.model import Model, State, empty_state, model_of
+from qubo_solvers.problem import CardinalityQubo
+from qubo_solvers.solver import Recorder
+from qubo_solvers.start import greedy_start, repair
+
+PATIENCE = 8  # groups in a row without a gainful exchange before the radius counts as used well
+OFFER_SHARE = 0.1  # of the time, at most, for scoring incumbents that a better one may soon follow
+
+
+@dataclass
+class Counters:
+    """Work done so far, in moves and rounds."""
+
+    moves: int = 0
+    exchanges: int = 0
+    rounds: int = 0
+    verified: bool = False
+
+
+class LocalSearch:
+    """The arrays of one solve. Call `load` before anything else; every method returns early out of time.
+
+    Scores for the recorder cost a product with Q, so `publish` makes them rarely unless forced, and `stop`
+    keeps back the time that a last one takes.
+    """
+
+    def __init__(self, problem: CardinalityQubo, recorder: Recorder) -> None:
+        self.problem = problem
+        self.recorder = recorder
+        self.model: Model = model_of(problem)
+        self.state: State = empty_state(self.model)
+        self.counters = Counters()
+        self.tolerance = 0.0
+        self.bounded = problem.radius is not None
+        self.lists = _lists(self.model, self.bounded)
+        self.forward = _queue(len(self.model.lower))
+        self.back = _queue(len(self.model.lower)) if self.bounded else self.forward
+        n, width = self.model.rows.shape
+        self.chunk = 200_000 + 4_000_000 // (1 + (width if self.model.low_rank else 0))
+        self._keys = np.empty(n)
+        self._zeros = np.empty(n, np.int32)
+        self._bounded_rows = False
+        self._offer_seconds = 0.0
+        self._offered_at = 0.0
+        self._start_energy = math.nan
+
+    # -- clock and incumbents ----------------------------------------
+
+    def stop(self) -> bool:
+        return self.recorder.asked_to_stop or self.recorder.remaining() <= 1.5 * self._offer_seconds
+
+    def offer(self, x: ArrayLike) -> bool:
+        """Score x for the recorder, and learn what scoring costs."""
+        begin = self.recorder.seconds()
+        kept = self.recorder.offer(x)
+        self._offered_at = self.recorder.seconds()
+        self._offer_seconds = self._offered_at - begin
+        return kept
+
+    def energy(self) -> float:
+        """The state's energy as maintained (the recorder's are recomputed)."""
+        return self._start_energy + float(self.state.gain[0])
+
+    def publish(self, force: bool = False) -> None:
+        """Offer the state if it beats the incumbent; now and then, unless forced."""
+        if not self.energy() < self.recorder.energy or int(self.state.distance[0]) > self.model.radius:
+            return
+        since = self.recorder.seconds() - self._offered_at
+        if force or since * OFFER_SHARE > self._offer_seconds:
+            self.offer(self.state.x)
+
+    # -- moving ----------------------------------------
+
+    def load(self, x: ArrayLike, energy: float) -> bool:
+        """Make x, of this energy, the state: O(nonzeros of the rows read). False where time ended before."""
+        v = np.ascontiguousarray(x, dtype=np.uint8)
+        search.load(self.model, self.state, v)
+        self._start_energy = energy
+        if not self.model.low_rank:
+            n = self.problem.n
+            step = max(1, 4_000_000 // max(1, n))
+            for first in range(0, n, step):
+                search.dense_rows(self.model, self.state, first, min(n, first + step))
+                if self.stop():
+                    return False
+        field, bound = search.field_range(self.model, self.state)
+        self.tolerance = 1e-12 * (field + bound)
+        return True
+
+    def descend(self, verify: bool = True) -> bool:
+        """To a local optimum: candidate moves, exchanges where the radius binds, then every move checked.
+
+        Returns whether the last check of every move within the radius found none (so it is local optimality,
+        to the tolerance of rounding); False where time ended first or `verify` is off.
+        """
+        self.counters.verified = False
+        while not self.stop():
+            self.counters.rounds += 1
+            self._gather(-2, 2, self.forward)
+            self._descend()
+            if self._exchange():
+                continue
+            if not verify or self.stop():
+                break
+            found = self._verify()
+            if found == 0:
+                self.counters.verified = True
+                break
+            if found < 0:
+                break
+        self.publish(force=True)
+        return self.counters.verified
+
+    def _gather(self, low: int, high: int, queue: search.Queue) -> None:
+        if high == 2 and low == -2:
+            high = int(min(2, self.model.radius - self.state.distance[0]))
+        g = 0
+        while g < len(self.model.lower) and not self.stop():
+            g = search.gather_all(self.model, self.state, self.lists, queue, g, self.chunk, low, high)
+
+    def _descend(self) -> None:
+        done = False
+        while not done and not self.stop():
+            made, done = search.descend(
+                self.model, self.state, self.lists, self.forward, self.tolerance, 1 << 30, self.chunk
+            )
+            self.counters.moves += made
+            self.publish()
+
+    def _exchange(self) -> bool:
+        """Pairs of a new move and a return, where the radius leaves no room for a swap; whether any was
+        made."""
+        if not self.bounded or self.model.radius - int(self.state.distance[0]) >= 2:
+            return False
+        self._gather(1, 2, self.forward)
+        self._gather(-2, -1, self.back)
+        total, done = 0, False
+        while not done and not self.stop():
+            made, done = search.exchange(
+                self.model,
+                self.state,
+                self.lists,
+                self.forward,
+                self.back,
+                self.tolerance,
+                PATIENCE,
+                self.chunk,
+            )
+            total += made
+            self.publish()
+        self.counters.exchanges += total
+        return total > 0
+
+    def _verify(self) -> int:
+        """Moves that checking everything made; -1 where time ended first."""
+        g = first = total = 0
+        while g < len(self.model.lower):
+            if self.stop():
+                return -1
+            g, first, made = search.verify(
+                self.model, self.state, self._keys, self._zeros, g, first, self.tolerance, self.chunk
+            )
+            total += made
+            self.counters.moves += made
+            self.publish()
+        return total
+
+
+def start_of(
+    problem: CardinalityQubo, initial: ArrayLike | None
+) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+    """Where a native search begins: the initial assignment (repaired if need be); else, under a radius, the
+    reference (repaired), whose moves are then chosen with their couplings; else the greedy start."""
+    if initial is not None:
+        return repair(problem, initial)
+    if problem.radius is not None and problem.reference is not None:
+        return repair(problem, problem.reference)
+    return greedy_start(problem)
+
+
+def _lists(model: Model, bounded: bool) -> search.Lists:
+    sizes = np.diff(model.start)
+    classes = 4 if bounded else 2
+    width = np.clip(sizes // 16, 8, 64)
+    complete = (sizes <= classes * width).astype(np.int64)
+    capacity = np.minimum(sizes, classes * width)
+    start = np.concatenate([[0], np.cumsum(capacity)]).astype(np.int64)
+    scratch = int(capacity.max(initial=1))
+    widest = int(width.max(initial=1))
+    zeros = np.zeros(len(sizes), np.int64)
+    return search.Lists(
+        start, zeros, width, complete, zeros.copy(), np.zeros(int(start[-1]), np.int32), np.empty(scratch),
+        np.empty(scratch, np.int32), np.empty((4, widest)), np.empty((4, widest), np.int32),
+    )  # fmt: skip
+
+
+def _queue(m: int) -> search.Queue:
+    leaves = 1 << max(0, (max(1, m) - 1).bit_length())
+    tree = np.zeros(2 * leaves, np.int32)
+    level = np.arange(leaves, dtype=np.int32)
+    while len(level):
+        tree[len(level) : 2 * len(level)] = level
+        level = level[::2] if len(level) > 1 else level[:0]
+    none = np.full(leaves, -1, np.int32)
+    return search.Queue(np.full(leaves, np.inf), none, none.copy(), np.full(leaves, -1, np.int64), tree)

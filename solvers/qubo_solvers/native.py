@@ -1,0 +1,55 @@
+"""What the native solvers share outside the search: compilation on a tiny problem, checks of options."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qubo_solvers.problem import CardinalityQubo
+from qubo_solvers.quadratic_form import Dense, LowRank, QuadraticForm
+from qubo_solvers.solver import Solver
+
+_done: set[tuple[str, str, str]] = set()
+
+
+def compiled(solver: Solver, problem: CardinalityQubo) -> None:
+    """Have every kernel of this solver compiled for the problem's form and dtype; once a process."""
+    form = problem.quadratic
+    held = form.matrix if isinstance(form, Dense) else form.factor if isinstance(form, LowRank) else None
+    if held is None:
+        return
+    dtype = np.float32 if held.dtype == np.float32 else np.float64
+    key = (solver.name, type(form).__name__, dtype.__name__)
+    if key in _done:
+        return
+    _done.add(key)
+    try:
+        solver.solve(_tiny(dtype, isinstance(form, Dense)))
+    except BaseException:
+        _done.discard(key)
+        raise
+
+
+def _tiny(dtype: type[np.float32] | type[np.float64], dense: bool) -> CardinalityQubo:
+    """An exact group, an interval group, free variables and a radius that binds: every kernel runs."""
+    factor = np.cos(np.arange(24.0)).reshape(8, 3)
+    form: QuadraticForm = (
+        Dense((factor @ factor.T).astype(dtype)) if dense else LowRank(factor.astype(dtype), np.zeros(8))
+    )
+    return CardinalityQubo.grouped(
+        form, np.sin(np.arange(8.0)), [0, 0, 0, 0, 1, 1, -1, -1], [2, 0], [2, 1],
+        reference=[1, 1, 0, 0, 0, 0, 0, 0], radius=2,
+    )  # fmt: skip
+
+
+def whole_number(solver: str, option: str, value: int, least: int = 1) -> int:
+    """value as an int of at least `least`. Raises ValueError otherwise."""
+    if isinstance(value, bool) or int(value) != value or value < least:
+        raise ValueError(f"{solver}: {option} must be a whole number of at least {least}, got {value!r}")
+    return int(value)
+
+
+def positive_number(solver: str, option: str, value: float) -> float:
+    """value as a finite float above zero. Raises ValueError otherwise."""
+    if not (value > 0 and np.isfinite(value)):
+        raise ValueError(f"{solver}: {option} must be a finite number above 0, got {value!r}")
+    return float(value)
