@@ -34,8 +34,8 @@ class CpSat:
     sum |s c| <= 2^45, or s = 1 where all are integers already. With r = c - a/s, the energy of every x lies
     within the error e = sum |r| of offset + (integer objective)/s. So (CP-SAT's bound)/s + offset - e is a
     lower bound of the energy, and it is the one reported. OPTIMAL means that CP-SAT proved the integer
-    problem optimal: no assignment is below `bound`, and energy - bound <= 2 e (0 for integer data; at most the number
-    of coefficients times 2^-45 of sum |c| otherwise). work["scaling_error"] is e.
+    problem optimal: no assignment is below `bound`, and energy - bound <= 2 e (0 for integer data; at most
+    the number of coefficients times 2^-45 of sum |c| otherwise). work["scaling_error"] is e.
 
     work: products, scaling_error, deterministic_time, branches, conflicts.
     """

@@ -1,8 +1,9 @@
-"""CardinalityQubo: minimise x'Qx + linear'x + offset over binary x with group counts and an optional radius."""
+"""CardinalityQubo: minimise x'Qx + linear'x + offset over binary x with group counts and a radius."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -44,11 +45,17 @@ class CardinalityQubo:
     name: str = ""
     objective_scale: float = 1.0
 
-    # -- building ---------------------------------------------------------------------------------------------
+    # -- building --------------------------------------------------------------------------------------------
 
     @classmethod
     def cardinality(
-        cls, quadratic: QuadraticForm | ArrayLike, linear: ArrayLike, k: int, *, offset: float = 0.0, name: str = ""
+        cls,
+        quadratic: QuadraticForm | ArrayLike,
+        linear: ArrayLike,
+        k: int,
+        *,
+        offset: float = 0.0,
+        name: str = "",
     ) -> CardinalityQubo:
         """One group of all variables with exactly k ones."""
         linear = np.asarray(linear, dtype=np.float64)
@@ -103,7 +110,9 @@ class CardinalityQubo:
         if self.lower.shape != (m,) or self.upper.shape != (m,):
             raise ValueError(f"lower and upper differ in shape: {self.lower.shape} and {self.upper.shape}")
         if n and (self.groups.min() < -1 or self.groups.max() >= m):
-            raise ValueError(f"group ids must lie in -1..{m - 1}, got {self.groups.min()}..{self.groups.max()}")
+            raise ValueError(
+                f"group ids must lie in -1..{m - 1}, got {self.groups.min()}..{self.groups.max()}"
+            )
         sizes = self.group_sizes()
         bad = np.flatnonzero((self.lower < 0) | (self.lower > self.upper) | (self.upper > sizes))
         if len(bad):
@@ -125,7 +134,7 @@ class CardinalityQubo:
             if self.radius < need:
                 raise ValueError(f"radius {self.radius} is below the {need} flips the group counts need")
 
-    # -- size and constraint ----------------------------------------------------------------------------------
+    # -- size and constraint ---------------------------------------------------------------------------------
 
     @property
     def n(self) -> int:
@@ -162,7 +171,7 @@ class CardinalityQubo:
             return False
         return self.radius is None or self.distance(v) <= self.radius
 
-    # -- energy -----------------------------------------------------------------------------------------------
+    # -- energy ----------------------------------------------------------------------------------------------
 
     def energy(self, x: ArrayLike) -> float:
         """x'Qx + linear'x + offset in float64; x of shape (n,)."""
@@ -186,7 +195,7 @@ class CardinalityQubo:
         """Q[:, indices] in float64."""
         return self.quadratic.columns(indices)
 
-    # -- derived problems -------------------------------------------------------------------------------------
+    # -- derived problems ------------------------------------------------------------------------------------
 
     def subproblem(self, free: ArrayLike, x: ArrayLike) -> CardinalityQubo:
         """The problem over the variables `free` (indices), all others fixed at their value in x.
@@ -233,3 +242,14 @@ class CardinalityQubo:
     def linear_part(self) -> CardinalityQubo:
         """The problem with every coupling off (diagonal kept): what sorting alone would solve."""
         return replace(self, quadratic=LowRank(np.zeros((self.n, 1)), self.quadratic.diagonal()))
+
+    def to_dimod(self, kind: Literal["bqm", "cqm"] = "cqm") -> Any:
+        """This problem as a dimod model over variables 0..n-1: "cqm" with its constraints, "bqm" by penalty.
+
+        Dense and for n <= 4096: raises ValueError beyond. See qubo_solvers.dimod_bridge for the penalty.
+        """
+        from qubo_solvers import dimod_bridge
+
+        if kind not in ("bqm", "cqm"):
+            raise ValueError(f"kind must be 'bqm' or 'cqm', got {kind!r}")
+        return dimod_bridge.to_cqm(self) if kind == "cqm" else dimod_bridge.to_bqm(self)
