@@ -1,0 +1,172 @@
+"""Which weights to reconsider next: candidates near the boundary of the mask, fixed weights and the tabu list."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qubo_prune.masks import Masks
+
+
+@dataclass(frozen=True)
+class Block:
+    """The weights of one step: flat indices per layer, each layer one group of the problem."""
+
+    indices: dict[str, Tensor]
+
+    @property
+    def size(self) -> int:
+        return sum(len(i) for i in self.indices.values())
+
+    def gather(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """The values of (out, in) tensors at the block's indices, layers concatenated: (n,)."""
+        return torch.cat([tensors[name].reshape(-1)[i] for name, i in self.indices.items()])
+
+    def groups(self) -> Tensor:
+        """(n,) int64, the position of each weight's layer in the block."""
+        sizes = torch.tensor([len(i) for i in self.indices.values()])
+        return torch.repeat_interleave(torch.arange(len(sizes)), sizes)
+
+    def split(self, values: Tensor) -> dict[str, Tensor]:
+        """A concatenated (n,) tensor back into one piece per layer."""
+        sizes = [len(i) for i in self.indices.values()]
+        return dict(zip(self.indices, values.split(sizes), strict=True))
+
+
+class Boundary:
+    """Fixes weights far from the mask's boundary by their importance score: the iCBS paper's fixed fractions.
+
+    Per output row, the `fixed_pruned` share of the pruned weights with the lowest scores stays pruned and the
+    `fixed_kept` share of the kept ones with the highest scores stays kept; thresholds are read off once, from
+    the initial masks: two floats a row.
+    """
+
+    def __init__(
+        self, scores: Mapping[str, Tensor], masks: Masks, fixed_pruned: float, fixed_kept: float
+    ) -> None:
+        self._low: dict[str, Tensor] = {}
+        self._high: dict[str, Tensor] = {}
+        for name, score in scores.items():
+            ordered, order = score.sort(dim=1)
+            kept = masks[name].gather(1, order)
+            self._low[name] = _row_quantile(ordered, ~kept, fixed_pruned)
+            self._high[name] = _row_quantile(ordered, kept, 1 - fixed_kept)
+
+    def free(self, name: str, score: Tensor, keep: Tensor) -> Tensor:
+        """(out, in) bool: weights that may move."""
+        return torch.where(keep, score <= self._high[name], score >= self._low[name])
+
+
+def _row_quantile(ordered: Tensor, member: Tensor, q: float) -> Tensor:
+    """(rows, 1) the q-quantile (lower) of each sorted row's members; +-inf beyond the ends and for none."""
+    count = member.sum(1, keepdim=True)
+    if q <= 0:
+        return torch.full_like(count, -torch.inf, dtype=ordered.dtype)
+    if q >= 1:
+        return torch.full_like(count, torch.inf, dtype=ordered.dtype)
+    rank = (q * count).long().clamp_(max=(count - 1).clamp(min=0)) + 1
+    position = (member.cumsum(1) >= rank).float().argmax(1, keepdim=True)
+    return ordered.gather(1, position)
+
+
+class TabuList:
+    """Weights that must not move for a while, per layer, each entry with the step it expires at."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, deque[tuple[float, Tensor]]] = {}
+
+    def add(self, indices: Mapping[str, Tensor], until: float) -> None:
+        """Forbid these flat indices up to and including step `until` (inf: for good)."""
+        for name, index in indices.items():
+            if len(index):
+                self._entries.setdefault(name, deque()).append((until, index))
+
+    def expire(self, step: int) -> None:
+        for entries in self._entries.values():
+            keep = [e for e in entries if e[0] >= step]
+            entries.clear()
+            entries.extend(keep)
+
+    def drop_oldest(self, name: str, at_most: int) -> None:
+        """Forget the oldest entries of a layer until at most `at_most` weights are tabu (paper: a fraction)."""
+        entries = self._entries.get(name, deque())
+        while entries and sum(len(i) for _, i in entries) > at_most:
+            entries.popleft()
+
+    def block(self, name: str, free: Tensor) -> Tensor:
+        """`free` with the tabu weights turned off, in place."""
+        flat = free.view(-1)
+        for _, index in self._entries.get(name, ()):
+            flat[index] = False
+        return free
+
+    def size(self) -> int:
+        return sum(len(i) for entries in self._entries.values() for _, i in entries)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Promising swaps of one layer, best first: flat indices to prune and to regrow, and their summed cost."""
+
+    drop: Tensor
+    add: Tensor
+    cost: Tensor
+
+
+def best_pairs(cost: Tensor, keep: Tensor, free: Tensor, most: int) -> Pairs:
+    """The cheapest weights of one layer to prune, each beside the equally ranked one to regrow.
+
+    cost  (out, in) predicted change of the loss when the weight flips alone; inf: must not
+    most  pairs at most; pairs whose two costs do not sum to an improvement are left out
+    """
+    flat, kept, open_ = cost.reshape(-1), keep.reshape(-1), free.reshape(-1)
+    sides = []
+    for side in (kept, ~kept):
+        members = torch.where(side & open_, flat, torch.inf)
+        sides.append(members.topk(min(most, members.numel()), largest=False))
+    total = sides[0].values + sides[1].values
+    m = int((total < 0).sum())  # both sides ascend, so the improving pairs come first
+    return Pairs(sides[0].indices[:m], sides[1].indices[:m], total[:m])
+
+
+def block_of_pairs(pairs: Mapping[str, Pairs], largest: int | None) -> Block:
+    """The block of all pairs, or of the best pairs over all layers where `largest` variables are too few."""
+    if largest is not None and sum(2 * len(p.cost) for p in pairs.values()) > largest:
+        every = torch.cat([p.cost for p in pairs.values()])
+        worst = every.kthvalue(max(1, largest // 2)).values
+        take = {name: int((p.cost < worst).sum()) for name, p in pairs.items()}
+        spare = largest // 2 - sum(take.values())
+        for name, p in pairs.items():  # ties at the threshold, in the order of the layers
+            extra = min(spare, int((p.cost == worst).sum()))
+            take[name] += extra
+            spare -= extra
+        pairs = {name: Pairs(p.drop[: take[name]], p.add[: take[name]], p.cost) for name, p in pairs.items()}
+    return Block(
+        {name: torch.cat([p.drop, p.add]).sort().values for name, p in pairs.items() if len(p.drop)}
+    )
+
+
+def paper_candidates(
+    score: Tensor, keep: Tensor, free: Tensor, n: int, k: int, generator: torch.Generator, criterion: str
+) -> Tensor:
+    """n flat indices of one layer with exactly k pruned among them (iCBS paper: by |w g|, Wanda score or random).
+
+    criterion "gradient" and "wanda": the pruned weights with the highest scores and the kept ones with the
+    lowest; "random": uniformly. Fewer than n where a side has not enough free weights.
+    """
+    flat = torch.rand(score.numel(), generator=generator).to(score.device) if criterion == "random" else score.reshape(-1)
+    flat_keep, flat_free = keep.reshape(-1), free.reshape(-1)
+    pruned_side = torch.where(~flat_keep & flat_free, flat, -torch.inf)
+    kept_side = torch.where(flat_keep & flat_free, flat, torch.inf)
+    take_pruned = min(k, int((pruned_side > -torch.inf).sum()))
+    take_kept = min(n - k, int((kept_side < torch.inf).sum()))
+    return torch.cat(
+        [
+            pruned_side.topk(take_pruned).indices,
+            kept_side.topk(take_kept, largest=False).indices,
+        ]
+    ).sort().values

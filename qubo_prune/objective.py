@@ -1,0 +1,198 @@
+"""What pruning should not change: the losses whose gradients and Fisher the quadratic models are built from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+Batch = Any
+Forward = Callable[[nn.Module, Batch], Tensor]
+"""(model, batch) -> logits (B, positions, classes) or (B, classes)."""
+
+
+@dataclass(frozen=True)
+class Signals:
+    """One forward pass, ready to be pulled back.
+
+    value     (B,) the loss of each sample, detached
+    output    the tensor to pull back from, part of the graph
+    loss      cotangent of `output` for the sum over samples of their losses
+    label     cotangent for the cross-entropy to labels sampled from the model itself, or None
+    tokens    positions a sample's loss is a mean over
+    """
+
+    value: Tensor
+    output: Tensor
+    loss: Tensor
+    label: Tensor | None
+    tokens: int
+
+
+class Objective(Protocol):
+    """A loss per sample. `needs_teacher`: whether it compares with the dense model's logits."""
+
+    needs_teacher: bool
+
+    def teacher(self, model: nn.Module, batch: Batch) -> Tensor | None:
+        """What has to be kept of the dense model's answer (called with the dense weights in place)."""
+
+    def value(self, model: nn.Module, batch: Batch, teacher: Tensor | None) -> Tensor:
+        """(B,) float64 losses, no graph."""
+
+    def signals(
+        self, model: nn.Module, batch: Batch, teacher: Tensor | None, generator: torch.Generator | None
+    ) -> Signals:
+        """Forward with a graph; a generator asks for sampled labels too."""
+
+
+def causal_logits(model: nn.Module, batch: Batch) -> Tensor:
+    """(B, T-1, V) next-token logits of a Hugging Face causal model; batch: token ids (B, T), or a dict of inputs."""
+    inputs = batch if isinstance(batch, dict) else {"input_ids": batch}
+    logits: Tensor = model(**inputs, use_cache=False).logits
+    return logits[:, :-1]
+
+
+def sample_labels(probabilities: Tensor, generator: torch.Generator) -> Tensor:
+    """One label per position, independent: inverse of the cumulative distribution; (B, P, V) -> (B, P)."""
+    cumulative = probabilities.cumsum(-1)
+    shape = (*probabilities.shape[:-1], 1)
+    u = torch.rand(shape, generator=generator, device=generator.device).to(probabilities.device)
+    return torch.searchsorted(cumulative, u * cumulative[..., -1:]).clamp_(max=probabilities.shape[-1] - 1)[..., 0]
+
+
+class _LogitObjective:
+    """Shared by the objectives that look at logits: sampled labels give the true Fisher (Gauss-Newton)."""
+
+    def __init__(self, forward: Forward = causal_logits) -> None:
+        self.forward = forward
+
+    def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        logits = self.forward(model, batch)
+        return logits.unsqueeze(1) if logits.dim() == 2 else logits
+
+    def _finish(
+        self, logits: Tensor, q: Tensor, value: Tensor, loss: Tensor, generator: torch.Generator | None
+    ) -> Signals:
+        tokens = logits.shape[1]
+        label = None
+        if generator is not None:
+            y = sample_labels(q, generator)
+            label = q.scatter_add_(-1, y.unsqueeze(-1), -torch.ones_like(y, dtype=q.dtype).unsqueeze(-1))
+            label = label.div_(tokens).to(logits.dtype)
+        return Signals(value, logits, loss.div_(tokens).to(logits.dtype), label, tokens)
+
+
+class KLToDense(_LogitObjective):
+    """KL(dense || pruned) in nats per predicted token, mean over a sample's positions."""
+
+    needs_teacher = True
+
+    @torch.no_grad()
+    def teacher(self, model: nn.Module, batch: Batch) -> Tensor:
+        """(B, P, V) float32 log-probabilities of the dense model."""
+        return torch.log_softmax(self._logits(model, batch).float(), -1)
+
+    @torch.no_grad()
+    def value(self, model: nn.Module, batch: Batch, teacher: Tensor | None) -> Tensor:
+        assert teacher is not None
+        log_q = torch.log_softmax(self._logits(model, batch).float(), -1)
+        return _kl(teacher, teacher.exp(), log_q)
+
+    def signals(
+        self, model: nn.Module, batch: Batch, teacher: Tensor | None, generator: torch.Generator | None
+    ) -> Signals:
+        assert teacher is not None
+        logits = self._logits(model, batch)
+        with torch.no_grad():
+            log_q = torch.log_softmax(logits.detach().float(), -1)
+            p = teacher.exp()
+            value = _kl(teacher, p, log_q)
+            q = log_q.exp_()
+            return self._finish(logits, q, value, q - p, generator)  # d KL / d logits = q - p
+
+
+class CrossEntropy(_LogitObjective):
+    """Next-token cross-entropy of a causal model: the loss of the iCBS paper (arXiv 2411.17796).
+
+    `labels(batch)` gives (B, P) class ids; by default the batch's own tokens, shifted by one.
+    """
+
+    needs_teacher = False
+
+    def __init__(self, forward: Forward = causal_logits, labels: Callable[[Batch], Tensor] | None = None) -> None:
+        super().__init__(forward)
+        self.labels = labels or _next_tokens
+
+    def teacher(self, model: nn.Module, batch: Batch) -> None:
+        return None
+
+    @torch.no_grad()
+    def value(self, model: nn.Module, batch: Batch, teacher: Tensor | None) -> Tensor:
+        log_q = torch.log_softmax(self._logits(model, batch).float(), -1)
+        return -log_q.gather(-1, self._targets(batch, log_q))[..., 0].double().mean(1)
+
+    def signals(
+        self, model: nn.Module, batch: Batch, teacher: Tensor | None, generator: torch.Generator | None
+    ) -> Signals:
+        logits = self._logits(model, batch)
+        with torch.no_grad():
+            log_q = torch.log_softmax(logits.detach().float(), -1)
+            y = self._targets(batch, log_q)
+            value = -log_q.gather(-1, y)[..., 0].double().mean(1)
+            q = log_q.exp_()
+            loss = q.clone().scatter_add_(-1, y, -torch.ones_like(y, dtype=q.dtype))
+            return self._finish(logits, q, value, loss, generator)
+
+    def _targets(self, batch: Batch, log_q: Tensor) -> Tensor:
+        return self.labels(batch).reshape(log_q.shape[:-1]).unsqueeze(-1)
+
+
+class CustomLoss:
+    """Any loss function of (model, batch): a scalar mean over the batch, or one value per sample (B,).
+
+    There are no logits to sample labels from, so the curvature is the empirical per-sample Fisher. A scalar is
+    taken as the mean over the samples of the batch; their number is the first dimension of the layers' inputs.
+    """
+
+    needs_teacher = False
+
+    def __init__(self, loss: Callable[[nn.Module, Batch], Tensor]) -> None:
+        self.loss = loss
+
+    def teacher(self, model: nn.Module, batch: Batch) -> None:
+        return None
+
+    @torch.no_grad()
+    def value(self, model: nn.Module, batch: Batch, teacher: Tensor | None) -> Tensor:
+        return self.loss(model, batch).double().reshape(-1)
+
+    def signals(
+        self, model: nn.Module, batch: Batch, teacher: Tensor | None, generator: torch.Generator | None
+    ) -> Signals:
+        output = self.loss(model, batch)
+        samples = 1 if output.dim() else batch_size(batch)
+        return Signals(
+            output.detach().double().reshape(-1), output, torch.full_like(output, samples), None, tokens=1
+        )
+
+
+def batch_size(batch: Batch) -> int:
+    """Samples of a batch: the first dimension of the first tensor found in it."""
+    if isinstance(batch, Tensor):
+        return int(batch.shape[0])
+    values = batch.values() if isinstance(batch, dict) else batch
+    return batch_size(next(iter(values)))
+
+
+def _kl(log_p: Tensor, p: Tensor, log_q: Tensor) -> Tensor:
+    """(B,) float64 mean over positions of sum p (log p - log q)."""
+    return (p * (log_p - log_q)).sum(-1).double().mean(1)
+
+
+def _next_tokens(batch: Batch) -> Tensor:
+    ids: Tensor = batch["input_ids"] if isinstance(batch, dict) else batch
+    return ids[:, 1:]

@@ -1,0 +1,191 @@
+"""Recipes: every setting of a pruning run, validated, in and out of YAML."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from qubo_prune.errors import InputError
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+
+class Initial(_Part):
+    """The first mask."""
+
+    method: Literal["magnitude", "wanda", "gradient", "random"] = "wanda"
+    granularity: Literal["layer", "output", "input", "global"] | None = Field(
+        None, description="what the budget is met over; None: the method's usual one (Wanda output, others layer)"
+    )
+
+
+class CalibrationRanges(_Part):
+    """Three disjoint token ranges. Windows are random and non-overlapping within their range."""
+
+    windows: int = Field(64, ge=1, description="calibration windows for the statistics of the first mask")
+    length: int = Field(128, ge=2, description="tokens a window")
+    accept_windows: int = Field(16, ge=1)
+    accept_length: int = Field(128, ge=2)
+    report_windows: int = Field(8, ge=1)
+    report_length: int = Field(512, ge=2)
+
+
+class SolverChoice(_Part):
+    """Which solver of the registry, its options and its limit for one block."""
+
+    name: str = "descent"
+    options: dict[str, Any] = Field(default_factory=dict)
+    time_limit: float | None = Field(None, gt=0, description="seconds a block; None: the solver's work budget")
+
+
+class Candidates(_Part):
+    """Which weights a block reconsiders."""
+
+    criterion: Literal["gain", "gradient", "wanda", "random"] = Field(
+        "gain", description="gain: predicted change of a single flip; gradient: |w g|; wanda: |w| |x|; random"
+    )
+    per_side: int = Field(500, ge=1, description="gain: weights per layer and side (to prune, to regrow)")
+    max_variables: int | None = Field(None, ge=2, description="gain: variables of a block, the best pairs first")
+    block_size: int = Field(4096, ge=2, description="the other criteria: n, variables of a one-layer block")
+    block_pruned: float = Field(0.5, gt=0, lt=1, description="the other criteria: k / n, share pruned in the block")
+    fixed_pruned: float = Field(0.42, ge=0, lt=1, description="share of the pruned weights that stay pruned")
+    fixed_kept: float = Field(0.35, ge=0, lt=1, description="share of the kept weights that stay kept")
+    max_flip: float = Field(
+        2e-4, gt=0, description="gain: largest predicted |change| of the loss by any single flip, in its units"
+    )
+
+
+class Gradient(_Part):
+    """The linear term: averaged over steps, shrunk by its standard error, multiplied by gamma."""
+
+    gamma: float = Field(1.0, gt=0)
+    discount: float = Field(0.85, ge=0, le=1, description="weight of what earlier steps saw; 0: this step only")
+    shrink: float = Field(2.0, ge=0, description="standard errors taken off |g|; 0: the raw mean")
+
+
+class CurvatureChoice(_Part):
+    """H of a block. The ridge is the paper's: ridge * |d|^2, so rho = 2 * ridge."""
+
+    kind: Literal["sampled_fisher", "empirical_fisher", "mean_gradient"] = "sampled_fisher"
+    scale_by_tokens: bool = True
+    ridge: float = Field(0.0, ge=0)
+    couplings: bool = Field(True, description="False: diagonal only, the ablation")
+
+
+class TrustRegion(_Part):
+    """How many swaps a step may take, adapted to the measured against the predicted change."""
+
+    swaps: int | None = Field(None, ge=1, description="swaps of the first step; None: 6e-6 of the weights")
+    grow: float = Field(2.0, ge=1)
+    shrink: float = Field(0.5, gt=0, lt=1)
+    good: float = Field(0.25, description="grow where measured / predicted is at least this")
+    max_measurements: int = Field(6, ge=1, description="accepting passes a step may cost, bisection included")
+
+
+class Icbs(_Part):
+    """Block coordinate descent (iCBS, arXiv 2411.17796)."""
+
+    steps: int = Field(10, ge=0)
+    time_limit: float | None = Field(None, gt=0, description="seconds for the refinement; stops at a step's end")
+    scope: Literal["all_layers", "one_layer"] = "all_layers"
+    windows: int = Field(4, ge=1, description="calibration windows a step")
+    batch: int = Field(1, ge=1, description="windows per forward pass")
+    chunk: int | None = Field(
+        128, ge=1, description="positions that count as one sample (must divide the window); None: the whole window"
+    )
+    accept: Literal["if_better", "always"] = "if_better"
+    tabu_steps: int = Field(12, ge=0, description="steps a moved weight stays tabu")
+    tabu_fraction: float | None = Field(
+        None, ge=0, lt=1, description="one_layer: weights of recent blocks stay tabu up to this share of the layer"
+    )
+    candidates: Candidates = Field(default_factory=Candidates)
+    gradient: Gradient = Field(default_factory=Gradient)
+    curvature: CurvatureChoice = Field(default_factory=CurvatureChoice)
+    trust: TrustRegion | None = Field(default_factory=TrustRegion)
+    solver: SolverChoice = Field(default_factory=SolverChoice)
+
+
+class Recipe(_Part):
+    """A whole run: how much, the first mask, the calibration ranges, the refinement."""
+
+    sparsity: float = Field(0.5, gt=0, lt=1, description="share of the pruned layers' weights that become zero")
+    seed: int = 0
+    include: list[str] = Field(default_factory=list, description="layer name patterns; empty: all in the blocks")
+    exclude: list[str] = Field(default_factory=list)
+    objective: Literal["kl", "cross_entropy"] = "kl"
+    initial: Initial = Field(default_factory=Initial)
+    calibration: CalibrationRanges = Field(default_factory=CalibrationRanges)
+    refine: Icbs | None = Field(default_factory=Icbs)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        r = self.refine
+        if r is not None and r.curvature.kind == "mean_gradient" and r.curvature.scale_by_tokens:
+            raise ValueError("refine.curvature.scale_by_tokens makes no sense for kind mean_gradient: set it to false")
+        if r is not None and r.scope == "one_layer" and r.candidates.criterion == "gain" and r.trust is None:
+            raise ValueError("candidates by gain need a trust region: set refine.trust")
+        return self
+
+    @classmethod
+    def parse(cls, data: dict[str, Any], source: str = "recipe") -> Recipe:
+        """Validate a nested dict; InputError lists every wrong field in one message."""
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            lines = [f"  {'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']} (got {e['input']!r})" for e in error.errors()]
+            raise InputError(f"{source} is not a valid recipe:\n" + "\n".join(lines)) from None
+
+    @classmethod
+    def load(cls, name_or_path: str, overrides: dict[str, Any] | None = None) -> Recipe:
+        """A built-in name (see `builtin_recipes`) or a YAML file, with dotted overrides on top."""
+        data = _read_yaml(name_or_path)
+        for key, value in (overrides or {}).items():
+            _set(data, key, value)
+        return cls.parse(data, f"recipe {name_or_path!r}")
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def builtin_recipes() -> dict[str, str]:
+    """Name -> YAML text of the recipes that ship with the package."""
+    folder = resources.files("qubo_prune") / "recipes"
+    return {f.name.removesuffix(".yaml"): f.read_text() for f in sorted(folder.iterdir(), key=lambda f: f.name) if f.name.endswith(".yaml")}
+
+
+def _read_yaml(name_or_path: str) -> dict[str, Any]:
+    builtin = builtin_recipes()
+    path = Path(name_or_path)
+    if name_or_path in builtin:
+        text = builtin[name_or_path]
+    elif path.is_file():
+        text = path.read_text()
+    else:
+        raise InputError(
+            f"no recipe {name_or_path!r}: give a YAML file or one of {', '.join(builtin)}"
+        )
+    try:
+        data = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise InputError(f"recipe {name_or_path!r} is not YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise InputError(f"recipe {name_or_path!r} must be a mapping of settings, not {type(data).__name__}")
+    return data
+
+
+def _set(data: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    for key in parents:
+        child = data.get(key)
+        if child is None:
+            child = data[key] = {}
+        if not isinstance(child, dict):
+            raise InputError(f"cannot set {dotted!r}: {key!r} is not a group of settings")
+        data = child
+    data[last] = value

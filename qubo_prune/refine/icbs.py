@@ -1,0 +1,343 @@
+"""iCBS: block coordinate descent over quadratic binary models of the loss (arXiv 2411.17796), and beyond it.
+
+    collect gradients and curvature -> choose a block -> build its CardinalityQubo -> solve -> keep or undo
+
+The paper works on one layer a step and applies every solution (scope "one_layer", accept "always"). The default
+works on all layers at once: one set of per-sample gradients, one low-rank block with a count per layer, a trust
+region on the number of swaps, and a step is kept only where the accepting loss falls.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from qubo_solvers import Solution
+from qubo_solvers import get as get_solver
+from qubo_solvers import solve as solve_problem
+from torch import Tensor
+
+from qubo_prune import quadratic
+from qubo_prune.blocks import Block, Boundary, TabuList, best_pairs, block_of_pairs, paper_candidates
+from qubo_prune.errors import InputError
+from qubo_prune.objective import Batch, Objective
+from qubo_prune.recipe import Icbs
+from qubo_prune.refine.accept import Swaps, keep_what_helps
+from qubo_prune.refine.schedule import all_layers, one_layer
+from qubo_prune.state import PruneState
+from qubo_prune.statistics.collect import collect, mean_value
+from qubo_prune.statistics.fisher import FisherSamples, KroneckerDiagonal
+from qubo_prune.statistics.gradients import GradientMoments
+from qubo_prune.statistics.tape import frozen
+
+Pair = tuple[Batch, Tensor | None]
+"""A batch and what the dense model answered to it."""
+
+
+PATIENCE = 3
+"""Steps in a row without an improving candidate after which the loop ends."""
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One row of the quality-time curve. seconds: since the refinement began; changes in the loss's units."""
+
+    step: int
+    seconds: float
+    layers: str
+    variables: int
+    swaps_proposed: int
+    swaps_kept: int
+    predicted_change: float
+    measured_change: float | None
+    loss: float | None
+    accepted: bool
+    radius: int | None
+    collect_seconds: float
+    build_seconds: float
+    transfer_seconds: float
+    solve_seconds: float
+    accept_seconds: float
+    solver_status: str
+    harmful: int = 0
+
+
+@dataclass
+class RefineResult:
+    """accept_before/after: accepting loss (None where nothing was measured); stopped: why it ended."""
+
+    curve: list[StepRecord] = field(default_factory=list)
+    accept_before: float | None = None
+    accept_after: float | None = None
+    stopped: str = "steps"
+    swaps_by_layer: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def swaps(self) -> int:
+        return sum(r.swaps_kept for r in self.curve)
+
+
+class IcbsLoop:
+    """The loop over one model; `run` returns when steps or time are spent, or on Ctrl-C at the last kept mask.
+
+    state        the model with its first masks written
+    batches      an endless iterator of calibration batches
+    accept       accepting batches; their dense answers are computed once
+    importance   layer -> (out, in) scores that say how far a weight is from the mask's boundary
+    export       folder that every block is written to before it is solved, or None
+    """
+
+    def __init__(
+        self,
+        state: PruneState,
+        objective: Objective,
+        batches: Iterator[Batch],
+        accept: Sequence[Batch],
+        recipe: Icbs,
+        importance: Callable[[str], Tensor],
+        *,
+        seed: int = 0,
+        export: Path | None = None,
+        on_step: Callable[[StepRecord], None] | None = None,
+    ) -> None:
+        self.state, self.objective, self.recipe, self.seed = state, objective, recipe, seed
+        self.batches, self.importance, self.export, self.on_step = batches, importance, export, on_step
+        self.generator = torch.Generator().manual_seed(seed)
+        self.solver = get_solver(recipe.solver.name, **recipe.solver.options)
+        sizes = {name: layer.numel for name, layer in state.layers.items()}
+        whole = recipe.scope == "all_layers"
+        self.schedule = all_layers(sizes) if whole else one_layer(sizes, recipe.steps, seed)
+        self.moments = GradientMoments(state.layers) if whole else None
+        self.diagonal = KroneckerDiagonal(state.layers)
+        self.tabu = TabuList()
+        c = recipe.candidates
+        scores = {name: importance(name) for name in state.layers}
+        self.boundary = Boundary(scores, state.masks, c.fixed_pruned, c.fixed_kept)
+        self.swaps_by_layer = dict.fromkeys(state.layers, 0)
+        self.radius = None
+        if recipe.trust is not None:
+            self.radius = recipe.trust.swaps or max(16, round(6e-6 * sum(sizes.values())))
+        self.accept_pairs = self._teach(accept) if recipe.accept == "if_better" else []
+
+    def run(self) -> RefineResult:
+        """Refine the masks in place."""
+        started = time.perf_counter()
+        result = RefineResult(swaps_by_layer=self.swaps_by_layer)
+        loss: float | None = None
+        idle = 0
+        try:
+            if self.accept_pairs:
+                loss = result.accept_before = result.accept_after = self._measure()
+            for step in range(self.recipe.steps):
+                if self.recipe.time_limit is not None and time.perf_counter() - started > self.recipe.time_limit:
+                    result.stopped = "time limit"
+                    break
+                record = self._step(step, loss, started)
+                loss = result.accept_after = record.loss
+                result.curve.append(record)
+                if self.on_step is not None:
+                    self.on_step(record)
+                idle = idle + 1 if not record.variables else 0
+                if idle == PATIENCE:
+                    result.stopped = "no improving candidates"
+                    break
+        except KeyboardInterrupt:
+            self.state.write()
+            result.stopped = "interrupted"
+        return result
+
+    # -- one step ---------------------------------------------------------------------------------------------
+
+    def _step(self, step: int, loss: float | None, started: float) -> StepRecord:
+        t0 = time.perf_counter()
+        names = next(self.schedule)
+        moments, fisher = self._collect(names)
+        block = self._choose(step, names, moments)
+        t1 = time.perf_counter()
+        if not block.size:
+            return _empty(step, t1 - started, names, loss, self.radius, t1 - t0)
+        built, model = self._build(step, block, moments, fisher)
+        t2 = time.perf_counter()
+        solution = solve_problem(
+            built.problem,
+            self.solver,
+            seed=self.seed + step,
+            time_limit=self.recipe.solver.time_limit,
+            initial=model.pruned.to(torch.uint8).cpu().numpy(),
+        )
+        if solution.assignment is None:
+            raise InputError(
+                f"solver {solution.solver!r} gave no answer to a block of {block.size} weights: "
+                f"{solution.message or solution.status.message}"
+            )
+        t3 = time.perf_counter()
+        swaps = self._swaps(block, model.pruned, solution)
+        decided = self._decide(step, swaps, loss, solution.energy)
+        kept, harmful, after, measured = decided
+        record = StepRecord(
+            step, time.perf_counter() - started, names[0] if len(names) == 1 else "all", block.size, len(swaps),
+            sum(len(s) for s in kept), solution.energy, measured, after, bool(kept), self.radius, t1 - t0,
+            built.build_seconds, built.transfer_seconds, t3 - t2, time.perf_counter() - t3, solution.status.value,
+            harmful,
+        )  # fmt: skip
+        self._adapt(record)
+        return record
+
+    def _collect(self, names: tuple[str, ...]) -> tuple[GradientMoments, FisherSamples]:
+        r = self.recipe
+        layers = {name: self.state.layers[name] for name in names}
+        moments = self.moments or GradientMoments(layers)
+        moments.age(r.gradient.discount)
+        self.diagonal.age(r.gradient.discount)
+        pairs = self._teach([next(self.batches) for _ in range(max(1, r.windows // r.batch))])
+        fisher = FisherSamples(layers)
+        sampled = r.curvature.kind == "sampled_fisher"
+        tokens = collect(
+            self.state.model, layers, pairs, self.objective, moments, fisher, self.diagonal,
+            sampled_labels=self.generator if sampled else None, chunk=r.chunk,
+        ).tokens  # fmt: skip
+        fisher.scale = float(tokens) if r.curvature.scale_by_tokens else 1.0
+        return moments, fisher
+
+    def _choose(self, step: int, names: tuple[str, ...], moments: GradientMoments) -> Block:
+        c = self.recipe.candidates
+        self.tabu.expire(step)
+        largest = self.solver.capabilities.max_variables
+        if c.criterion == "gain":
+            if c.max_variables is not None:
+                largest = min(c.max_variables, largest or c.max_variables)
+            pairs = {}
+            for name in names:
+                cost = self._flip_cost(name, moments)
+                pairs[name] = best_pairs(cost, self.state.masks[name], self._free(name), c.per_side)
+            return block_of_pairs(pairs, largest)
+        (name,) = names
+        n = min(c.block_size, self.state.layers[name].numel, largest or c.block_size)
+        if c.criterion == "gradient":
+            score = (self.state.kept_values[name].float() * moments.mean(name)).abs()
+        else:
+            score = self.importance(name)
+        index = paper_candidates(
+            score, self.state.masks[name], self._free(name), n, round(n * c.block_pruned), self.generator, c.criterion
+        )
+        if self.recipe.tabu_fraction is not None:
+            self.tabu.add({name: index}, math.inf)
+            self.tabu.drop_oldest(name, int(self.recipe.tabu_fraction * self.state.layers[name].numel))
+        return Block({name: index} if len(index) else {})
+
+    def _free(self, name: str) -> Tensor:
+        """(out, in) bool: neither fixed by its importance nor tabu."""
+        return self.tabu.block(name, self.boundary.free(name, self.importance(name), self.state.masks[name]))
+
+    def _flip_cost(self, name: str, moments: GradientMoments) -> Tensor:
+        """(out, in) predicted change of the loss by each flip alone; inf where it is beyond the model's trust."""
+        r = self.recipe
+        w0, keep = self.state.kept_values[name].float(), self.state.masks[name]
+        slope = moments.shrunk(name, r.gradient.shrink).mul_(w0).mul_(r.gradient.gamma)
+        bend = self.diagonal.diagonal(name).add_(2 * r.curvature.ridge).mul_(w0.square()).mul_(0.5)
+        cost = torch.where(keep, -slope, slope).add_(bend)
+        return cost.masked_fill_((bend > r.candidates.max_flip) | (slope.abs() > r.candidates.max_flip), torch.inf)
+
+    def _build(
+        self, step: int, block: Block, moments: GradientMoments, fisher: FisherSamples
+    ) -> tuple[quadratic.BuiltBlock, quadratic.LossModel]:
+        r = self.recipe
+        pruned = ~block.gather(self.state.masks)
+        gradient = torch.cat(
+            [moments.shrunk(name, r.gradient.shrink).reshape(-1)[i] for name, i in block.indices.items()]
+        )
+        if r.curvature.kind == "mean_gradient":
+            curvature = quadratic.Curvature.mean_gradient(gradient)
+        else:
+            curvature = quadratic.Curvature.fisher(fisher.gather(block.indices), fisher.scale)
+        model = quadratic.LossModel(
+            block.gather(self.state.kept_values).float(), pruned, gradient, curvature, r.gradient.gamma,
+            2 * r.curvature.ridge,
+        )  # fmt: skip
+        groups = block.groups().to(pruned.device)
+        counts = torch.zeros(len(block.indices), dtype=torch.int64, device=pruned.device)
+        counts.index_add_(0, groups, pruned.long())
+        built = quadratic.build(
+            model, groups, counts,
+            reference=pruned if self.radius is not None else None,
+            radius=None if self.radius is None else 2 * self.radius,
+            dense=self.solver.capabilities.needs_dense,
+            name=f"step{step:04d}",
+        )  # fmt: skip
+        return built, model
+
+    def _swaps(self, block: Block, before: Tensor, solution: Solution) -> Swaps:
+        """The solution's changes as swaps within layers, in the order of the layers."""
+        names = tuple(block.indices)
+        after = torch.as_tensor(solution.assignment, dtype=torch.bool, device=before.device)
+        layers, drops, adds = [], [], []
+        old, new = block.split(before), block.split(after)
+        for position, (name, index) in enumerate(block.indices.items()):
+            drop, add = index[new[name] & ~old[name]], index[old[name] & ~new[name]]
+            assert len(drop) == len(add), f"layer {name} lost its count"
+            layers.append(torch.full_like(drop, position))
+            drops.append(drop)
+            adds.append(add)
+        return Swaps(names, torch.cat(layers), torch.cat(drops), torch.cat(adds))
+
+    # -- keeping or undoing -----------------------------------------------------------------------------------
+
+    def _decide(
+        self, step: int, swaps: Swaps, loss: float | None, predicted: float
+    ) -> tuple[list[Swaps], int, float | None, float | None]:
+        """(swaps kept, number found harmful, accepting loss after, measured change of the whole step)."""
+        if not len(swaps):
+            return [], 0, loss, None
+        until = step + self.recipe.tabu_steps
+        if loss is None:
+            self.state.flip(swaps.flips())
+            self._moved(swaps, until)
+            return [swaps], 0, None, None
+        trust = self.recipe.trust
+        decision = keep_what_helps(
+            self.state, swaps, loss, self._measure, trust.max_measurements if trust is not None else 1
+        )
+        for part in decision.kept:
+            self._moved(part, until)
+        for part in decision.harmful:  # a handful is banned for good, a large part only for a while
+            self.tabu.add(part.flips(), math.inf if len(part) <= 8 else until)
+        return decision.kept, sum(map(len, decision.harmful)), decision.loss, decision.full_change
+
+    def _moved(self, swaps: Swaps, until: float) -> None:
+        if self.recipe.scope == "all_layers":
+            self.tabu.add(swaps.flips(), until)
+        for name, index in swaps.flips().items():
+            self.swaps_by_layer[name] += len(index) // 2
+
+    def _adapt(self, record: StepRecord) -> None:
+        """Grow the trust region where the model predicted well, shrink it where the step was refused."""
+        trust = self.recipe.trust
+        if trust is None or self.radius is None or record.measured_change is None or not record.swaps_proposed:
+            return
+        if record.measured_change >= 0:
+            self.radius = max(1, int(self.radius * trust.shrink))
+        elif record.measured_change <= trust.good * record.predicted_change:
+            self.radius = max(self.radius + 1, int(self.radius * trust.grow))
+
+    def _teach(self, batches: Sequence[Batch]) -> list[Pair]:
+        """Every batch with the dense model's answer, where the objective needs one."""
+        if not self.objective.needs_teacher:
+            return [(batch, None) for batch in batches]
+        with self.state.dense(), frozen(self.state.model):
+            return [(batch, self.objective.teacher(self.state.model, batch)) for batch in batches]
+
+    def _measure(self) -> float:
+        loss = mean_value(self.state.model, self.accept_pairs, self.objective)
+        return loss if math.isfinite(loss) else math.inf
+
+
+def _empty(
+    step: int, seconds: float, names: tuple[str, ...], loss: float | None, radius: int | None, collecting: float
+) -> StepRecord:
+    """The record of a step that found nothing to improve."""
+    layer = names[0] if len(names) == 1 else "all"
+    return StepRecord(step, seconds, layer, 0, 0, 0, 0.0, None, loss, False, radius, collecting, 0, 0, 0, 0, "no block")

@@ -1,0 +1,95 @@
+"""Running mean and variance of every prunable weight's per-sample gradient, discounted over steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from qubo_prune.errors import InputError
+from qubo_prune.layers import Layer
+
+BMM_BYTES = 64 << 20
+"""Per-sample gradients of one layer are formed in groups of samples of about this size (they stay in cache)."""
+
+
+def per_sample_gradients(inputs: list[Tensor], grads: list[Tensor]) -> Tensor:
+    """(B, out, in) float32 weight gradients of B samples from a layer's inputs (B, T, in) and grads (B, T, out)."""
+    total: Tensor | None = None
+    for x, g in zip(inputs, grads, strict=True):
+        part = torch.bmm(g.float().transpose(1, 2), x.float())
+        total = part if total is None else total.add_(part)
+    assert total is not None
+    return total
+
+
+class GradientMoments:
+    """mean and standard error of dL_n/dw over samples n, for all weights of all layers: two floats a weight.
+
+    Each `age(discount)` multiplies the weight of what was seen before, so that `mean` is an exponentially
+    weighted average over steps (few weights change between two of them). float32 sums of a few thousand terms.
+    """
+
+    def __init__(self, layers: Mapping[str, Layer]) -> None:
+        self.first = {n: torch.zeros(la.shape, device=la.weight.device) for n, la in layers.items()}
+        self.second = {n: torch.zeros(la.shape, device=la.weight.device) for n, la in layers.items()}
+        self._weight = dict.fromkeys(self.first, 0.0)  # sum of sample weights
+        self._weight2 = dict.fromkeys(self.first, 0.0)  # sum of their squares
+
+    def age(self, discount: float) -> None:
+        """Let everything seen so far count `discount` times as much (0 forgets it)."""
+        if discount == 1:
+            return
+        for name in self.first:
+            self.first[name].mul_(discount)
+            self.second[name].mul_(discount)
+            self._weight[name] *= discount
+            self._weight2[name] *= discount**2
+
+    def add(self, name: str, inputs: list[Tensor], grads: list[Tensor]) -> None:
+        """Count B samples of one layer; refuses gradients that are not finite."""
+        batch = inputs[0].shape[0]
+        first, second = self.first[name], self.second[name]
+        step = max(1, BMM_BYTES // (4 * first.numel()))
+        for lo in range(0, batch, step):
+            g = per_sample_gradients([x[lo : lo + step] for x in inputs], [d[lo : lo + step] for d in grads])
+            if g.shape[0] == 1:
+                first.add_(g[0])
+                second.addcmul_(g[0], g[0])
+            else:
+                first.add_(g.sum(0))
+                second.add_(g.square_().sum(0))
+        if not math.isfinite(float(first.sum())):
+            raise InputError(
+                f"the gradient of layer {name!r} is NaN or infinite: check the calibration batches and the "
+                "model's dtype (float16 overflows easily; try float32 or bfloat16)"
+            )
+        self._weight[name] += batch
+        self._weight2[name] += batch
+
+    def samples(self, name: str) -> float:
+        """Effective number of samples, (sum of weights)^2 / sum of squared weights."""
+        return self._weight[name] ** 2 / self._weight2[name] if self._weight2[name] else 0.0
+
+    def mean(self, name: str) -> Tensor:
+        """(out, in) weighted mean gradient."""
+        return self.first[name] / max(self._weight[name], 1e-30)
+
+    def standard_error(self, name: str) -> Tensor:
+        """(out, in) standard error of the mean; infinite where fewer than two samples were seen."""
+        n = self.samples(name)
+        if n <= 1:
+            return torch.full_like(self.first[name], math.inf)
+        mean = self.mean(name)
+        variance = (self.second[name] / self._weight[name]).sub_(mean.square()).clamp_(min=0)
+        return variance.div_(n - 1).sqrt_()
+
+    def shrunk(self, name: str, errors: float) -> Tensor:
+        """sign(g) max(|g| - errors * se, 0): what of the mean is not noise; errors=0 is the mean itself."""
+        mean = self.mean(name)
+        if errors == 0:
+            return mean
+        margin = self.standard_error(name).mul_(errors)
+        return mean.sign().mul_(mean.abs().sub_(margin).clamp_(min=0))
