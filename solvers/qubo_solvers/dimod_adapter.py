@@ -1,0 +1,144 @@
+"""Any dimod sampler as a Solver: the problem as a penalised BQM, its samples repaired into feasibility."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from qubo_solvers.dimod_bridge import MAX_VARIABLES, to_bqm
+from qubo_solvers.problem import CardinalityQubo
+from qubo_solvers.solution import OnIncumbent, Solution
+from qubo_solvers.solver import Capabilities, Recorder
+from qubo_solvers.start import repair
+
+
+@dataclass(frozen=True)
+class DimodSolver:
+    """Solve with a dimod sampler (an object with `sample(bqm, **parameters)` and `parameters`).
+
+    sampler         the sampler
+    num_reads       the work budget: samples drawn in all
+    reads_per_call  samples drawn between two looks at the clock; a time limit can stop only there
+    penalty         weight of the squared constraints; None: sufficient ones, derived from the instance
+    adapt_penalty   start from the penalty and halve it after each call all of whose samples were feasible,
+                    double it (at most to where it began) after one with none: sufficient weights are safe,
+                    but often so large that a sampler hardly sees the energy
+    parameters      passed to every sample() call
+
+    A seed is passed where the sampler takes one (its own stream for each call); without, the same seed does
+    not give the same answer. Infeasible samples are repaired by `qubo_solvers.start.repair`; the solution
+    says in `repaired` whether its assignment was. work: reads, feasible (before repair), sampler,
+    penalty_factor.
+    """
+
+    name: ClassVar[str] = "dimod"
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        description="any dimod sampler, through a penalty, feasible by repair",
+        needs_dense=True,
+        max_variables=MAX_VARIABLES,
+        native_cardinality=False,
+        honours_time_limit=False,
+        requires=("dimod",),
+        install="pip install dimod",
+    )
+
+    sampler: Any
+    num_reads: int = 20
+    reads_per_call: int = 1
+    penalty: float | None = None
+    adapt_penalty: bool = True
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.num_reads < 1 or self.reads_per_call < 1:
+            raise ValueError(f"num_reads and reads_per_call must be at least 1, got {self}")
+
+    def solve(
+        self,
+        problem: CardinalityQubo,
+        *,
+        seed: int = 0,
+        time_limit: float | None = None,
+        initial: ArrayLike | None = None,
+        on_incumbent: OnIncumbent | None = None,
+    ) -> Solution:
+        """See Solver. The initial assignment is the first incumbent; samplers are not started from it."""
+        return sample_into(self, self.name, problem, seed, time_limit, initial, on_incumbent)
+
+
+def sample_into(
+    options: DimodSolver,
+    name: str,
+    problem: CardinalityQubo,
+    seed: int,
+    time_limit: float | None,
+    initial: ArrayLike | None,
+    on_incumbent: OnIncumbent | None,
+) -> Solution:
+    """The loop over sample() calls, answering under the solver's `name`."""
+    recorder = Recorder(problem, time_limit, on_incumbent)
+    if problem.n > MAX_VARIABLES:
+        return Solution.unavailable(
+            name, f"{problem.n} variables: models are written dense, for at most {MAX_VARIABLES}"
+        )
+    if initial is not None:
+        recorder.offer(repair(problem, initial))
+    bqm = to_bqm(problem, options.penalty)
+    factor, reads, feasible, repaired = 1.0, 0, 0, False
+    seeds = np.random.SeedSequence(seed)
+    taken = getattr(options.sampler, "parameters", {})
+    while reads < options.num_reads and not (recorder.should_stop() and (reads or recorder.trace)):
+        wanted = min(options.reads_per_call, options.num_reads - reads)
+        parameters = dict(options.parameters)
+        if "seed" in taken:
+            parameters.setdefault("seed", int(seeds.spawn(1)[0].generate_state(1)[0]) >> 1)
+        if "num_reads" in taken:
+            parameters["num_reads"] = wanted
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            samples = options.sampler.sample(bqm, **parameters)
+        good = 0
+        rows = _rows(samples, problem.n)
+        for x in rows:
+            fits = problem.is_feasible(x)
+            good += fits
+            if recorder.offer(x if fits else repair(problem, x)):
+                repaired = not fits
+            if recorder.asked_to_stop:
+                break
+        reads += len(rows)
+        feasible += good
+        if not len(rows):
+            break
+        changed = factor
+        if options.adapt_penalty and good == len(rows):
+            changed = factor / 2
+        elif options.adapt_penalty and good == 0:
+            changed = min(1.0, factor * 2)
+        if changed != factor and problem.n_groups + (problem.radius is not None):
+            factor = changed
+            bqm = to_bqm(problem, options.penalty, factor=factor)
+    work = {
+        "reads": reads,
+        "feasible": feasible,
+        "sampler": type(options.sampler).__name__,
+        "penalty_factor": factor,
+    }
+    bad = reads - feasible
+    message = f"{bad} of {reads} samples were infeasible and were repaired" if bad else ""
+    return recorder.solution(name, repaired=repaired, work=work, message=message)
+
+
+def _rows(samples: Any, n: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """A sample set's values of variables 0..n-1, (samples, n) uint8, one row for each drawn sample."""
+    if len(samples) == 0:
+        return np.zeros((0, n), np.uint8)
+    labels = list(samples.variables)
+    position = {label: i for i, label in enumerate(labels)}
+    values = np.asarray(samples.record.sample)[:, [position[i] for i in range(n)]]
+    return values.astype(np.uint8)
