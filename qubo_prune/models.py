@@ -47,9 +47,9 @@ def load_model(
     * else a Hugging Face id, `owner/name` or `name`; no code from the Hub is run.
     dtype: float32, bfloat16, float16 or float64.
 
-    InputError: nothing to load at `spec`, a Hub that cannot be reached, weights that are not safetensors, a
-    quantised checkpoint, an unknown dtype or a device that is not there. MissingPackage: `package:` names a
-    package that is not installed.
+    InputError: nothing to load at `spec`, a Hub that cannot be reached, weights that are not safetensors or
+    not all there, a quantised checkpoint, an unknown dtype or a device that is not there. MissingPackage:
+    `package:` names a package that is not installed.
     """
     name = str(spec)
     if dtype not in DTYPES:
@@ -62,8 +62,15 @@ def load_model(
     if "gguf_file" not in arguments:
         arguments["use_safetensors"] = True
     with quiet(), _readable(name, source):
-        model = transformers.AutoModelForCausalLM.from_pretrained(source, **arguments)
+        model, info = transformers.AutoModelForCausalLM.from_pretrained(
+            source, output_loading_info=True, **arguments
+        )
         tokenizer = _tokenizer(source, arguments.get("gguf_file"))
+    if missing := sorted(info.get("missing_keys", ())):
+        raise InputError(
+            f"model {name!r}: its files lack {len(missing)} of the model's weights "
+            f"({', '.join(missing[:3])}): it is damaged, or no checkpoint of a causal language model."
+        )
     if "gguf_file" in arguments:
         _forget_quantisation(model)
     elif getattr(model.config, "quantization_config", None) is not None:
@@ -148,9 +155,11 @@ def _readable(spec: str, source: str) -> Iterator[None]:
     """Turn the many ways in which loading fails into one InputError that names the spec."""
     try:
         yield
-    except InputError:
+    except (InputError, MemoryError):
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except (
+        Exception
+    ) as error:  # from the Hub, safetensors, GGUF and configuration readers: of a dozen classes
         where = "the folder" if Path(source).exists() else "the Hugging Face Hub"
         advice = (
             "check that it is a causal language model that this transformers version knows"
