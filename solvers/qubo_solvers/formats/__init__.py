@@ -14,7 +14,7 @@ from typing import Any
 from qubo_solvers.problem import CardinalityQubo
 
 TABLE = {
-    # format: its suffixes, and the module with read(path, **options) and perhaps write(problem, path, **options)
+    # format: its suffixes, and the module with read(path, **options) and perhaps write(problem, path, ...)
     "npz": ((".npz",), "qubo_solvers.formats.npz"),
     "qbsolv": ((".qubo",), "qubo_solvers.formats.qbsolv"),
     "cqm": ((".cqm",), "qubo_solvers.formats.cqm"),

@@ -61,7 +61,7 @@ def read(path: Path) -> CardinalityQubo:
 
 
 def write(problem: CardinalityQubo, path: Path) -> None:
-    """Write a plain QUBO, minimising its energy. Raises ValueError on counts or a radius, or where n > 4096."""
+    """Write a plain QUBO, minimising its energy. Raises ValueError on counts, a radius or n > 4096."""
     if (problem.groups >= 0).any() or problem.radius is not None:
         raise ValueError(f"{path}: the COO format holds no counts and no radius; write .npz or .cqm instead")
     if problem.n > MAX_VARIABLES:
