@@ -1,0 +1,18 @@
+"""The same sparsity in every layer, with the total exact to the weight."""
+
+from collections.abc import Mapping
+
+from qubo_prune.allocation.rounding import exact_counts
+from qubo_prune.layers import Layer
+from qubo_prune.selection import prune_count
+
+
+def allocate(layers: Mapping[str, Layer], sparsity: float) -> dict[str, int]:
+    """How many weights to prune in each layer: `sparsity` of each, rounded so that the total is exact.
+
+    The total is `prune_count` of all weights together; each layer gets its share rounded down, or one more.
+    InputError: sparsity outside [0, 1].
+    """
+    sizes = {name: layer.numel for name, layer in layers.items()}
+    total = prune_count(sum(sizes.values()), sparsity)
+    return exact_counts(sizes, dict.fromkeys(sizes, sparsity), total)

@@ -1,0 +1,108 @@
+"""A first mask by a one-shot score: METHODS is the table, `initial_masks` the way to use it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor
+
+from qubo_prune.allocation.uniform import allocate
+from qubo_prune.errors import InputError
+from qubo_prune.initial import gradient, magnitude, random, wanda
+from qubo_prune.layers import Layer
+from qubo_prune.masks import Masks
+from qubo_prune.selection import Granularity, keep_topk, keep_topk_global, prune_count
+from qubo_prune.statistics.gram import InputMoments
+
+Need = Literal["moments", "gradients"]
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What a method may look at besides the weights; see each method's `needs`.
+
+    moments: of the layers' inputs. gradients: layer name -> (out, in) mean gradient. seed: for random
+    choices.
+    """
+
+    moments: InputMoments | None = None
+    gradients: Mapping[str, Tensor] = field(default_factory=dict)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Method:
+    """A one-shot score: `scores(layer, evidence)` (out, in), its usual granularity, and what it needs."""
+
+    scores: Callable[[Layer, Evidence], Tensor]
+    granularity: Granularity = "layer"
+    needs: Need | None = None
+
+
+def _wanda(layer: Layer, evidence: Evidence) -> Tensor:
+    assert evidence.moments is not None
+    return wanda.scores(layer, evidence.moments.norm(layer.name))
+
+
+METHODS: dict[str, Method] = {
+    "magnitude": Method(lambda layer, evidence: magnitude.scores(layer)),
+    "wanda": Method(_wanda, "output", "moments"),
+    "gradient": Method(
+        lambda layer, evidence: gradient.scores(layer, evidence.gradients[layer.name]), needs="gradients"
+    ),
+    "random": Method(lambda layer, evidence: random.scores(layer, evidence.seed)),
+}
+"""Every method of a first mask, by name."""
+
+
+def initial_masks(
+    method: str,
+    layers: Mapping[str, Layer],
+    sparsity: float | Mapping[str, int],
+    granularity: Granularity | None = None,
+    *,
+    evidence: Evidence | None = None,
+) -> Masks:
+    """bool (out, in) for each layer, True = kept, pruning the lowest scores of a method; weights are not
+    changed.
+
+    sparsity: the fraction to prune, the same in each layer with the total exact ("global": over all
+        together); or how many weights to prune in each layer, from an allocation.
+    granularity: what counts hold over, see `keep_topk`; None: the method's usual one (Wanda "output", else
+    "layer"). evidence: what the method needs, as its `METHODS` entry says.
+
+    InputError, before any work: an unknown method, evidence that is missing or lacks a layer, counts that fit
+    no layer, or counts for each layer together with "global". Later: scores that are not finite (the layer is
+    named).
+    """
+    if method not in METHODS:
+        raise InputError(f"initial method {method!r} is unknown: use one of {', '.join(METHODS)}.")
+    chosen, evidence = METHODS[method], evidence or Evidence()
+    granularity = granularity or chosen.granularity
+    _check_evidence(method, chosen, layers, evidence)
+    if granularity == "global":
+        if not isinstance(sparsity, int | float):
+            raise InputError('granularity "global" takes one sparsity, not a count for each layer.')
+        scores = {name: chosen.scores(layer, evidence) for name, layer in layers.items()}
+        return keep_topk_global(scores, prune_count(sum(s.numel() for s in scores.values()), sparsity))
+    counts = allocate(layers, sparsity) if isinstance(sparsity, int | float) else sparsity
+    for name, layer in layers.items():
+        if not 0 <= counts.get(name, -1) <= layer.numel:
+            raise InputError(f"layer {name!r}: it needs a count of weights to prune from 0 to {layer.numel}.")
+    return {
+        name: keep_topk(chosen.scores(layer, evidence), counts[name], granularity, name=name)
+        for name, layer in layers.items()
+    }
+
+
+def _check_evidence(name: str, method: Method, layers: Mapping[str, Layer], evidence: Evidence) -> None:
+    """InputError unless the evidence a method needs is there for every layer."""
+    if method.needs is None:
+        return
+    found = evidence.moments if method.needs == "moments" else evidence.gradients
+    lacking = [layer for layer in layers if found is None or layer not in found]
+    if lacking:
+        raise InputError(
+            f"initial method {name!r} needs {method.needs} of every layer: they lack for {lacking[0]!r}"
+            f"{f' and {len(lacking) - 1} more' if len(lacking) > 1 else ''}; collect them first."
+        )
