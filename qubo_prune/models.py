@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub.utils import logging as hub_logging
-from packaging.version import Version
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
@@ -56,7 +55,8 @@ def load_model(
         raise InputError(f"dtype={dtype!r}: write one of {', '.join(DTYPES)}.")
     target = _device(device)
     source, arguments = _resolve(name)
-    key = "dtype" if Version(transformers.__version__) >= Version("4.56") else "torch_dtype"
+    version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+    key = "dtype" if version >= (4, 56) else "torch_dtype"
     arguments[key] = getattr(torch, dtype)
     arguments["trust_remote_code"] = False
     if "gguf_file" not in arguments:

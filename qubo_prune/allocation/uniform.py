@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping
 
-from qubo_prune.allocation.rounding import exact_counts
+from qubo_prune.budgets import uniform_counts
 from qubo_prune.layers import Layer
-from qubo_prune.selection import prune_count
 
 
 def allocate(layers: Mapping[str, Layer], sparsity: float) -> dict[str, int]:
@@ -13,6 +12,4 @@ def allocate(layers: Mapping[str, Layer], sparsity: float) -> dict[str, int]:
     The total is `prune_count` of all weights together; each layer gets its share rounded down, or one more.
     InputError: sparsity outside [0, 1].
     """
-    sizes = {name: layer.numel for name, layer in layers.items()}
-    total = prune_count(sum(sizes.values()), sparsity)
-    return exact_counts(sizes, dict.fromkeys(sizes, sparsity), total)
+    return uniform_counts(layers, sparsity)

@@ -2,19 +2,28 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 from torch import Tensor
 
-from qubo_prune.allocation.uniform import allocate
+from qubo_prune.budgets import uniform_counts
 from qubo_prune.errors import InputError
 from qubo_prune.initial import gradient, magnitude, random, wanda
 from qubo_prune.layers import Layer
 from qubo_prune.masks import Masks
 from qubo_prune.selection import Granularity, keep_topk, keep_topk_global, prune_count
-from qubo_prune.statistics.gram import InputMoments
 
 Need = Literal["moments", "gradients"]
+
+
+class InputNorms(Protocol):
+    """What is asked of input statistics; `statistics.gram.InputMoments` has it."""
+
+    def __contains__(self, name: str) -> bool:
+        """Whether there are statistics of this layer."""
+
+    def norm(self, name: str) -> Tensor:
+        """(in,) root mean square of each input feature of a layer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +34,7 @@ class Evidence:
     choices.
     """
 
-    moments: InputMoments | None = None
+    moments: InputNorms | None = None
     gradients: Mapping[str, Tensor] = field(default_factory=dict)
     seed: int = 0
 
@@ -85,7 +94,7 @@ def initial_masks(
             raise InputError('granularity "global" takes one sparsity, not a count for each layer.')
         scores = {name: chosen.scores(layer, evidence) for name, layer in layers.items()}
         return keep_topk_global(scores, prune_count(sum(s.numel() for s in scores.values()), sparsity))
-    counts = allocate(layers, sparsity) if isinstance(sparsity, int | float) else sparsity
+    counts = uniform_counts(layers, sparsity) if isinstance(sparsity, int | float) else sparsity
     for name, layer in layers.items():
         if not 0 <= counts.get(name, -1) <= layer.numel:
             raise InputError(f"layer {name!r}: it needs a count of weights to prune from 0 to {layer.numel}.")

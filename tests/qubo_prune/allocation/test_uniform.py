@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qubo_prune.allocation.rounding import exact_counts
 from qubo_prune.allocation.uniform import allocate
+from qubo_prune.budgets import exact_counts
 from qubo_prune.errors import InputError
 from qubo_prune.layers import prunable_layers
 from qubo_prune.selection import prune_count

@@ -1,9 +1,18 @@
-"""From a rate for each layer to whole numbers of weights with an exact total."""
+"""Budgets: how many weights to prune, from rates to whole numbers with an exact total."""
 
 import math
 from collections.abc import Mapping
 
 from qubo_prune.errors import InputError
+from qubo_prune.layers import Layer
+from qubo_prune.selection import prune_count
+
+
+def uniform_counts(layers: Mapping[str, Layer], sparsity: float) -> dict[str, int]:
+    """`sparsity` of each layer rounded down, or one more, so that the total is exact."""
+    sizes = {name: layer.numel for name, layer in layers.items()}
+    total = prune_count(sum(sizes.values()), sparsity)
+    return exact_counts(sizes, dict.fromkeys(sizes, sparsity), total)
 
 
 def exact_counts(sizes: Mapping[str, int], rates: Mapping[str, float], total: int) -> dict[str, int]:
