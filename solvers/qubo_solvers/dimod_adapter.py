@@ -102,13 +102,12 @@ def sample_into(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             samples = options.sampler.sample(bqm, **parameters)
-        good = 0
         rows = _rows(samples, problem.n)
-        for x in rows:
-            fits = problem.is_feasible(x)
-            good += fits
-            if recorder.offer(x if fits else repair(problem, x)):
-                repaired = not fits
+        fits = np.array([problem.is_feasible(x) for x in rows], dtype=bool)
+        good = int(fits.sum())
+        for i in np.argsort(~fits, kind="stable"):  # the sampler's own first: repaired ones must be better
+            if recorder.offer(rows[i] if fits[i] else repair(problem, rows[i])):
+                repaired = not bool(fits[i])
             if recorder.asked_to_stop:
                 break
         reads += len(rows)

@@ -133,7 +133,10 @@ def _factory(name: str) -> Factory:
 
 
 def _options(factory: Factory) -> list[str] | None:
-    parameters = inspect.signature(factory).parameters.values()
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except ValueError:  # some built-in callables have none to show
+        return None
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
         return None
     return [p.name for p in parameters if p.kind in _NAMED]

@@ -14,6 +14,7 @@ answers `Solution.unavailable(name, reason)`, and never raises; it must take at 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -102,8 +103,9 @@ def check_time_limit(factory: Factory) -> None:
         seconds = math.inf
         for _ in range(3):
             solver = factory()
-            solution = _run(solver, problem, time_limit=limit)
-            seconds = min(seconds, solution.seconds)
+            begin = time.perf_counter()  # the kit's own clock, not the solver's word
+            solver.solve(problem, time_limit=limit)
+            seconds = min(seconds, time.perf_counter() - begin)
             if seconds <= 1.1 * limit + 0.05:
                 break
         assert seconds <= 1.1 * limit + 0.05, f"{problem.name}: {seconds:.3f} s for a limit of {limit} s"
