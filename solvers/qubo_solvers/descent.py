@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from qubo_solvers.local_search import LocalSearch, start_of
-from qubo_solvers.native import compiled, whole_number
+from qubo_solvers.native import compiled, endless, whole_number
 from qubo_solvers.problem import CardinalityQubo
 from qubo_solvers.solution import OnIncumbent, Solution
 from qubo_solvers.solver import Capabilities, Recorder
@@ -27,7 +27,7 @@ class Descent:
     """Best-improvement local search.
 
     restarts  descents in all: the first from the initial assignment (else the reference where there is a
-              radius, else the greedy start), the others from random starts; default 1
+              radius, else the greedy start), the others from random starts; None: until the time limit
     verify    check every move at the end and go on where one gains. The check costs O(pairs whose fields are
               inverted), little unless couplings dominate; without it local optimality holds on the lists only
 
@@ -43,13 +43,13 @@ class Descent:
         install="pip install numba",
     )
 
-    def __init__(self, restarts: int = 1, verify: bool = True) -> None:
-        self.restarts = whole_number("descent", "restarts", restarts)
+    def __init__(self, restarts: int | None = 1, verify: bool = True) -> None:
+        self.restarts = None if restarts is None else whole_number("descent", "restarts", restarts)
         self.verify = verify
 
     def warm_up(self, problem: CardinalityQubo) -> None:
         """Compile for the problem's form and dtype, on a tiny problem."""
-        compiled(self, problem)
+        compiled(Descent(), problem)
 
     def solve(
         self,
@@ -67,19 +67,20 @@ class Descent:
         search = LocalSearch(problem, recorder)
         verified = False
         begun = 0
-        for restart in range(self.restarts):
-            x = start_of(problem, initial) if restart == 0 else random_start(problem, rng)
-            if restart == 0:
-                search.offer(x)
-            energy = recorder.energy if restart == 0 else problem.energy(x)
-            if search.stop():
-                break
-            begun += 1
+        x = start_of(problem, initial)
+        search.offer(x)
+        energy = recorder.energy
+        limit = endless(self.name, self.restarts, time_limit)
+        while begun < limit and not search.stop():
             best = recorder.energy
             if search.load(x, energy):
                 local = search.descend(self.verify)
-                if restart == 0 or recorder.energy < best:
+                if begun == 0 or recorder.energy < best:
                     verified = local
+            begun += 1
+            if begun < limit:
+                x = random_start(problem, rng)
+                energy = problem.energy(x)
         counters = search.counters
         return recorder.solution(
             self.name,

@@ -83,7 +83,9 @@ class LocalSearch:
     # -- moving ----------------------------------------
 
     def load(self, x: ArrayLike, energy: float) -> bool:
-        """Make x, of this energy, the state: O(nonzeros of the rows read). False where time ended before."""
+        """Make x, of this energy, the state. False where time ended before, or there is nothing to move."""
+        if self.problem.n == 0:
+            return False
         v = np.ascontiguousarray(x, dtype=np.uint8)
         search.load(self.model, self.state, v)
         self._start_energy = energy
@@ -121,6 +123,18 @@ class LocalSearch:
                 break
         self.publish(force=True)
         return self.counters.verified
+
+    def price(self) -> float:
+        """What a unit of distance is worth here: half of what the best move away from the reference gains and
+        of what the best return costs, averaged; 0 while the radius leaves room for a swap."""
+        if not self.bounded or self.model.radius - int(self.state.distance[0]) >= 2:
+            return 0.0
+        self._gather(1, 2, self.forward)
+        self._gather(-2, -1, self.back)
+        gain = float(self.forward.value[self.forward.tree[1]])
+        cost = float(self.back.value[self.back.tree[1]])
+        sides = [side for side in (-gain, cost) if math.isfinite(side)]
+        return max(0.0, sum(sides) / len(sides) / 2) if sides else 0.0
 
     def _gather(self, low: int, high: int, queue: search.Queue) -> None:
         if high == 2 and low == -2:

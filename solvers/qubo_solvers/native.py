@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from qubo_solvers.problem import CardinalityQubo
@@ -39,6 +41,13 @@ def _tiny(dtype: type[np.float32] | type[np.float64], dense: bool) -> Cardinalit
         form, np.sin(np.arange(8.0)), [0, 0, 0, 0, 1, 1, -1, -1], [2, 0], [2, 1],
         reference=[1, 1, 0, 0, 0, 0, 0, 0], radius=2,
     )  # fmt: skip
+
+
+def endless(solver: str, restarts: int | None, time_limit: float | None) -> float:
+    """How many restarts: None means until the time limit. Raises ValueError where there is none either."""
+    if restarts is None and time_limit is None:
+        raise ValueError(f"{solver}: restarts=None means until the time limit; give restarts or a time_limit")
+    return math.inf if restarts is None else restarts
 
 
 def whole_number(solver: str, option: str, value: int, least: int = 1) -> int:

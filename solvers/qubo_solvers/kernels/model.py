@@ -18,6 +18,7 @@ from qubo_solvers.quadratic_form import Dense, LowRank
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Ids = NDArray[np.int32]
+Random = NDArray[np.uint64]
 
 UNBOUNDED = 1 << 62
 
@@ -110,8 +111,8 @@ def empty_state(model: Model) -> State:
     n, width = model.rows.shape
     return State(
         np.zeros(n, np.uint8), np.empty(n, np.int32), np.empty(n, np.int32),
-        np.zeros(len(model.lower), np.int64), np.empty(0 if model.low_rank else n), np.empty(width if model.low_rank else 0), np.zeros(1),
-        np.zeros(1, np.int64), np.zeros(2, np.int64),
+        np.zeros(len(model.lower), np.int64), np.empty(0 if model.low_rank else n),
+        np.empty(width if model.low_rank else 0), np.zeros(1), np.zeros(1, np.int64), np.zeros(2, np.int64),
     )  # fmt: skip
 
 
