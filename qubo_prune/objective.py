@@ -9,8 +9,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from qubo_prune.forward import forward_of
+
 Batch = Any
-Forward = Callable[[nn.Module, Batch], Tensor]
+Logits = Callable[[nn.Module, Batch], Tensor]
 """(model, batch) -> logits (B, positions, classes) or (B, classes)."""
 
 
@@ -49,11 +51,12 @@ class Objective(Protocol):
         """Forward with a graph; a generator asks for sampled labels too."""
 
 
-def causal_logits(model: nn.Module, batch: Batch) -> Tensor:
-    """(B, T-1, V) next-token logits of a Hugging Face causal model; batch: token ids (B, T), or a dict of inputs."""
-    inputs = batch if isinstance(batch, dict) else {"input_ids": batch}
-    logits: Tensor = model(**inputs, use_cache=False).logits
-    return logits[:, :-1]
+def logits_of(model: nn.Module, batch: Batch) -> Tensor:
+    """Logits of any model: (B, T-1, V) next-token logits of a causal language model (token ids in, three
+    dimensions out; the last position predicts nothing that is there), else what the model answers."""
+    logits = forward_of(model)(batch)
+    causal = getattr(model, "main_input_name", None) == "input_ids" and logits.dim() == 3
+    return logits[:, :-1] if causal else logits
 
 
 def sample_labels(probabilities: Tensor, generator: torch.Generator) -> Tensor:
@@ -67,11 +70,11 @@ def sample_labels(probabilities: Tensor, generator: torch.Generator) -> Tensor:
 class _LogitObjective:
     """Shared by the objectives that look at logits: sampled labels give the true Fisher (Gauss-Newton)."""
 
-    def __init__(self, forward: Forward = causal_logits) -> None:
-        self.forward = forward
+    def __init__(self, logits: Logits = logits_of) -> None:
+        self.logits = logits
 
     def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
-        logits = self.forward(model, batch)
+        logits = self.logits(model, batch)
         return logits.unsqueeze(1) if logits.dim() == 2 else logits
 
     def _finish(
@@ -93,14 +96,19 @@ class KLToDense(_LogitObjective):
 
     @torch.no_grad()
     def teacher(self, model: nn.Module, batch: Batch) -> Tensor:
-        """(B, P, V) float32 log-probabilities of the dense model."""
-        return torch.log_softmax(self._logits(model, batch).float(), -1)
+        """(B, P, V) float16 log-probabilities of the dense model; they are normalised again when used.
+
+        float16 halves the memory; a KL of 2.2 nats moves by 1e-5 (see `evaluate.DenseReference`).
+        """
+        floor = torch.finfo(torch.float16).min
+        return torch.log_softmax(self._logits(model, batch).float(), -1).clamp_(min=floor).half()
 
     @torch.no_grad()
     def value(self, model: nn.Module, batch: Batch, teacher: Tensor | None) -> Tensor:
         assert teacher is not None
+        log_p = torch.log_softmax(teacher.float(), -1)
         log_q = torch.log_softmax(self._logits(model, batch).float(), -1)
-        return _kl(teacher, teacher.exp(), log_q)
+        return _kl(log_p, log_p.exp(), log_q)
 
     def signals(
         self, model: nn.Module, batch: Batch, teacher: Tensor | None, generator: torch.Generator | None
@@ -109,8 +117,9 @@ class KLToDense(_LogitObjective):
         logits = self._logits(model, batch)
         with torch.no_grad():
             log_q = torch.log_softmax(logits.detach().float(), -1)
-            p = teacher.exp()
-            value = _kl(teacher, p, log_q)
+            log_p = torch.log_softmax(teacher.float(), -1)
+            p = log_p.exp()
+            value = _kl(log_p, p, log_q)
             q = log_q.exp_()
             return self._finish(logits, q, value, q - p, generator)  # d KL / d logits = q - p
 
@@ -123,8 +132,8 @@ class CrossEntropy(_LogitObjective):
 
     needs_teacher = False
 
-    def __init__(self, forward: Forward = causal_logits, labels: Callable[[Batch], Tensor] | None = None) -> None:
-        super().__init__(forward)
+    def __init__(self, logits: Logits = logits_of, labels: Callable[[Batch], Tensor] | None = None) -> None:
+        super().__init__(logits)
         self.labels = labels or _next_tokens
 
     def teacher(self, model: nn.Module, batch: Batch) -> None:

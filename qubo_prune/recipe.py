@@ -74,6 +74,7 @@ class CurvatureChoice(_Part):
 
     kind: Literal["sampled_fisher", "empirical_fisher", "mean_gradient"] = "sampled_fisher"
     scale_by_tokens: bool = True
+    chunk: int | None = Field(16, ge=1, description="positions a Fisher sample is taken over; None: the window")
     ridge: float = Field(0.0, ge=0)
     couplings: bool = Field(True, description="False: diagonal only, the ablation")
 

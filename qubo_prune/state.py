@@ -59,6 +59,13 @@ class PruneState:
         self.write()
 
     @torch.no_grad()
+    def restore_dense(self) -> None:
+        """Every mask all kept, every weight at its kept value: the model as it came."""
+        for mask in self.masks.values():
+            mask.fill_(True)
+        self.write()
+
+    @torch.no_grad()
     def write(self) -> None:
         """Write every weight from its kept value and mask."""
         for name, layer in self.layers.items():

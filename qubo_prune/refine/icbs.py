@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import qubo_solvers.formats
 import torch
 from qubo_solvers import Solution
 from qubo_solvers import get as get_solver
@@ -81,6 +82,14 @@ class RefineResult:
         return sum(r.swaps_kept for r in self.curve)
 
 
+def teach(state: PruneState, objective: Objective, batches: Sequence[Batch]) -> list[Pair]:
+    """Every batch with the dense model's answer, where the objective needs one."""
+    if not objective.needs_teacher or not len(batches):
+        return [(batch, None) for batch in batches]
+    with state.dense(), frozen(state.model):
+        return [(batch, objective.teacher(state.model, batch)) for batch in batches]
+
+
 class IcbsLoop:
     """The loop over one model; `run` returns when steps or time are spent, or on Ctrl-C at the last kept mask.
 
@@ -121,7 +130,7 @@ class IcbsLoop:
         self.radius = None
         if recipe.trust is not None:
             self.radius = recipe.trust.swaps or max(16, round(6e-6 * sum(sizes.values())))
-        self.accept_pairs = self._teach(accept) if recipe.accept == "if_better" else []
+        self.accept_pairs = teach(state, objective, accept) if recipe.accept == "if_better" else []
 
     def run(self) -> RefineResult:
         """Refine the masks in place."""
@@ -161,6 +170,9 @@ class IcbsLoop:
         if not block.size:
             return _empty(step, t1 - started, names, loss, self.radius, t1 - t0)
         built, model = self._build(step, block, moments, fisher)
+        if self.export is not None:
+            self.export.mkdir(parents=True, exist_ok=True)
+            qubo_solvers.formats.write(built.problem, self.export / f"{built.problem.name}.npz")
         t2 = time.perf_counter()
         solution = solve_problem(
             built.problem,
@@ -176,8 +188,7 @@ class IcbsLoop:
             )
         t3 = time.perf_counter()
         swaps = self._swaps(block, model.pruned, solution)
-        decided = self._decide(step, swaps, loss, solution.energy)
-        kept, harmful, after, measured = decided
+        kept, harmful, after, measured = self._decide(step, swaps, loss, solution.energy)
         record = StepRecord(
             step, time.perf_counter() - started, names[0] if len(names) == 1 else "all", block.size, len(swaps),
             sum(len(s) for s in kept), solution.energy, measured, after, bool(kept), self.radius, t1 - t0,
@@ -193,14 +204,17 @@ class IcbsLoop:
         moments = self.moments or GradientMoments(layers)
         moments.age(r.gradient.discount)
         self.diagonal.age(r.gradient.discount)
-        pairs = self._teach([next(self.batches) for _ in range(max(1, r.windows // r.batch))])
+        pairs = teach(
+            self.state, self.objective, [next(self.batches) for _ in range(max(1, r.windows // r.batch))]
+        )
         fisher = FisherSamples(layers)
         sampled = r.curvature.kind == "sampled_fisher"
         tokens = collect(
             self.state.model, layers, pairs, self.objective, moments, fisher, self.diagonal,
             sampled_labels=self.generator if sampled else None, chunk=r.chunk,
+            fisher_chunk=r.curvature.chunk,
         ).tokens  # fmt: skip
-        fisher.scale = float(tokens) if r.curvature.scale_by_tokens else 1.0
+        fisher.scale = float(r.curvature.chunk or tokens) if r.curvature.scale_by_tokens else 1.0
         return moments, fisher
 
     def _choose(self, step: int, names: tuple[str, ...], moments: GradientMoments) -> Block:
@@ -322,13 +336,6 @@ class IcbsLoop:
             self.radius = max(1, int(self.radius * trust.shrink))
         elif record.measured_change <= trust.good * record.predicted_change:
             self.radius = max(self.radius + 1, int(self.radius * trust.grow))
-
-    def _teach(self, batches: Sequence[Batch]) -> list[Pair]:
-        """Every batch with the dense model's answer, where the objective needs one."""
-        if not self.objective.needs_teacher:
-            return [(batch, None) for batch in batches]
-        with self.state.dense(), frozen(self.state.model):
-            return [(batch, self.objective.teacher(self.state.model, batch)) for batch in batches]
 
     def _measure(self) -> float:
         loss = mean_value(self.state.model, self.accept_pairs, self.objective)

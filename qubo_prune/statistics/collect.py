@@ -36,6 +36,7 @@ def collect(
     *,
     sampled_labels: torch.Generator | None = None,
     chunk: int | None = None,
+    fisher_chunk: int | None = None,
 ) -> Collected:
     """Run every (batch, teacher) once forward and once (with sampled labels: twice) backward.
 
@@ -43,9 +44,10 @@ def collect(
     label pass where a generator is given and the objective can sample, else from the loss pass itself.
     Nothing is sampled over weights: only layer inputs and output gradients are kept.
 
-    chunk: positions of a sample. A window of T positions then counts as T / chunk samples, split by where a
+    chunk: positions of a sample of the gradient's moments, fisher_chunk: of the Fisher. A window of T positions then counts as T / chunk samples, split by where a
     layer is used: long contexts, and still many samples to judge the noise by. (Departure from a per-sequence
-    Fisher: what one label sends back into two chunks is counted in each alone.) It must divide T.
+    Fisher: what one label sends back into two chunks is counted in each alone.) Both must divide T. More and shorter
+    chunks raise the rank of the Fisher factor at the same cost: a solver finds its way around a low rank.
     """
     total, count, tokens = 0.0, 0, 1
     with frozen(model), Tape(model, layers) as tape:
@@ -53,11 +55,10 @@ def collect(
             tape.forget()
             with torch.enable_grad():
                 signals = objective.signals(model, batch, teacher, sampled_labels)
-            tokens = signals.tokens if chunk is None else chunk
+            tokens = signals.tokens
 
             def curvature(name: str, x: list[Tensor], g: list[Tensor], tokens: int = tokens) -> None:
-                x, g = _chunks(x, g, chunk)
-                fisher.add(name, x, g)
+                fisher.add(name, *_chunks(x, g, fisher_chunk))
                 if diagonal is not None:
                     diagonal.add(name, x, g, tokens)
 

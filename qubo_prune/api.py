@@ -1,0 +1,232 @@
+"""prune(model, calibration, recipe) -> PruneReport: the one way through the engine, usable in any pipeline.
+
+    layers and their dense answers -> statistics -> first mask -> refinement -> report
+
+In place, on any nn.Module and any batches; no global state, no output. The shell is a thin layer over it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import qubo_solvers
+import torch
+from torch import Tensor, nn
+
+from qubo_prune.calibration import Calibration
+from qubo_prune.errors import InputError
+from qubo_prune.initial import METHODS, Evidence, initial_masks
+from qubo_prune.layers import Layer, prunable_layers
+from qubo_prune.objective import Batch, CrossEntropy, CustomLoss, KLToDense, Objective, batch_size
+from qubo_prune.provenance import peak_memory_bytes, provenance
+from qubo_prune.recipe import Recipe
+from qubo_prune.refine.icbs import IcbsLoop, RefineResult, StepRecord, teach
+from qubo_prune.report import PruneReport
+from qubo_prune.state import PruneState
+from qubo_prune.statistics.collect import collect, mean_value
+from qubo_prune.statistics.fisher import FisherSamples
+from qubo_prune.statistics.gradients import GradientMoments
+from qubo_prune.statistics.gram import InputMoments, collect_norms
+from qubo_prune.statistics.tape import frozen
+
+Loss = Callable[[nn.Module, Batch], Tensor]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """phase: what is being done; done of total (0: unknown); step: the step just finished, if there is one."""
+
+    phase: str
+    done: int = 0
+    total: int = 0
+    step: StepRecord | None = None
+
+
+@dataclass(frozen=True)
+class Data:
+    """Batches of the three disjoint ranges; `report` may be empty (then no figure is reported)."""
+
+    calibrate: Sequence[Batch]
+    accept: Sequence[Batch]
+    report: Sequence[Batch] = ()
+
+    @classmethod
+    def of(cls, calibration: Calibration | Data | Tensor | Iterable[Batch], batch: int) -> Data:
+        """From token windows, from three ranges of batches, or from any finite iterable of batches.
+
+        A plain iterable is cut in order: the last eighth (at least one batch) reports, the eighth before it
+        accepts, the rest calibrates; it needs at least three batches.
+        """
+        if isinstance(calibration, Data):
+            data = calibration
+        elif isinstance(calibration, Calibration):
+            data = cls(*(_split(w, batch) for w in (calibration.calibrate, calibration.accept, calibration.report)))
+        else:
+            batches = _split(calibration, batch) if isinstance(calibration, Tensor) else list(calibration)
+            if 0 < len(batches) < 3:
+                raise InputError(
+                    f"calibration has {len(batches)} batches: give at least 3 (calibrate, accept, report), "
+                    "or a qubo_prune.Data with the three ranges"
+                )
+            part = max(1, len(batches) // 8)
+            data = cls(batches[: -2 * part], batches[-2 * part : -part], batches[-part:]) if batches else cls((), ())
+        if not len(data.calibrate):
+            raise InputError("calibration is empty: give at least one batch to calibrate on")
+        return data
+
+
+def prune(
+    model: nn.Module,
+    calibration: Calibration | Data | Tensor | Iterable[Batch],
+    recipe: Recipe | None = None,
+    *,
+    loss: Loss | Objective | None = None,
+    export_blocks: str | Path | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> PruneReport:
+    """Prune `model` in place and report.
+
+    calibration    token windows in three ranges (`calibration.split_ranges`), a `Data`, or any finite iterable
+                   of batches (token ids (B, T), dicts of inputs, images, ...)
+    recipe         what to do; default: 50 %, Wanda start, iCBS refinement
+    loss           None: the recipe's objective on the model's logits. Else a function (model, batch) -> scalar
+                   mean or per-sample losses (B,), or any `objective.Objective`
+    export_blocks  folder that every block is written to (npz) before it is solved
+    on_progress    called between pieces of work
+
+    Everything is checked before a weight changes; InputError (a ValueError) names what is wrong. An error later
+    puts the dense weights back. Ctrl-C during the refinement returns normally, with the model at the last
+    accepted mask and `stopped == "interrupted"`; before that it puts the dense weights back and is raised.
+    """
+    recipe = recipe or Recipe()  # type: ignore[call-arg]
+    begun = time.perf_counter()
+    layers = prunable_layers(model, recipe.include, recipe.exclude)
+    refine = recipe.refine
+    data = Data.of(calibration, refine.batch if refine else 1)
+    objective = _objective(recipe, loss)
+    _check(recipe, layers, data, export_blocks)
+    say = on_progress or (lambda progress: None)
+    state = PruneState(model, layers)
+    seconds: dict[str, float] = {}
+    finished = False
+    try:
+        clock = _Clock(seconds)
+        say(Progress("dense answers"))
+        report_pairs = teach(state, objective, data.report)
+        figures: dict[str, float | None] = {}
+        if not objective.needs_teacher and report_pairs:
+            figures["dense"] = mean_value(model, report_pairs, objective)
+        clock.lap("dense")
+        say(Progress("statistics"))
+        evidence = _evidence(state, objective, data, recipe)
+        clock.lap("statistics")
+        say(Progress("first mask"))
+        masks = initial_masks(
+            recipe.initial.method, layers, recipe.sparsity, recipe.initial.granularity, evidence=evidence
+        )
+        state.set_masks(masks)
+        clock.lap("initial")
+        figures["initial"] = mean_value(model, report_pairs, objective) if report_pairs else None
+        clock.lap("evaluate initial")
+        result = RefineResult(stopped="no refinement")
+        if refine is not None and refine.steps:
+            loop = IcbsLoop(
+                state, objective, _endless(data.calibrate), data.accept, refine, _importance(state, evidence),
+                seed=recipe.seed, export=None if export_blocks is None else Path(export_blocks),
+                on_step=lambda record: say(Progress("refine", record.step + 1, refine.steps, record)),
+            )  # fmt: skip
+            say(Progress("refine", 0, refine.steps))
+            result = loop.run()
+        clock.lap("refine")
+        say(Progress("report"))
+        figures["refined"] = mean_value(model, report_pairs, objective) if report_pairs else None
+        figures["accept_initial"], figures["accept_refined"] = result.accept_before, result.accept_after
+        clock.lap("evaluate refined")
+        seconds["total"] = time.perf_counter() - begun
+        report = PruneReport(
+            recipe, state.masks, figures, result.curve, seconds, result.stopped, result.swaps_by_layer,
+            provenance(recipe.seed), peak_memory_bytes(),
+        )  # fmt: skip
+        finished = True
+        return report
+    finally:
+        if not finished:
+            state.restore_dense()
+
+
+def _objective(recipe: Recipe, loss: Loss | Objective | None) -> Objective:
+    if loss is None:
+        return KLToDense() if recipe.objective == "kl" else CrossEntropy()
+    return CustomLoss(loss) if not hasattr(loss, "signals") else loss  # type: ignore[arg-type, return-value]
+
+
+def _check(recipe: Recipe, layers: dict[str, Layer], data: Data, export: str | Path | None) -> None:
+    """Refuse what cannot work before anything is computed."""
+    refine = recipe.refine
+    if refine is not None and refine.steps:
+        solver = qubo_solvers.get(refine.solver.name, **refine.solver.options)
+        able, reason = qubo_solvers.availability(refine.solver.name)
+        if not able:
+            raise InputError(f"solver {solver.name!r} is not available: {reason}")
+        if refine.accept == "if_better" and not len(data.accept):
+            raise InputError("refinement keeps a step only if the accepting loss falls: give accepting batches")
+    for name, layer in layers.items():
+        if not bool(torch.isfinite(layer.weight).all()):
+            raise InputError(f"layer {name!r} has NaN or infinite weights: the checkpoint is broken")
+    total = sum(layer.numel for layer in layers.values())
+    if not 0 < round(total * recipe.sparsity) < total:
+        raise InputError(f"sparsity {recipe.sparsity} of {total} weights prunes none or all of them")
+    if export is not None:
+        folder = Path(export)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise InputError(f"blocks folder {str(folder)!r} exists and is not an empty folder: name another")
+
+
+def _evidence(state: PruneState, objective: Objective, data: Data, recipe: Recipe) -> Evidence:
+    """Input moments for Wanda scores and the mask's boundary; mean gradients where the first mask needs them."""
+    need = METHODS[recipe.initial.method].needs
+    count = max(1, recipe.calibration.windows // batch_size(data.calibrate[0]))
+    batches = list(itertools.islice(data.calibrate, count))
+    moments: InputMoments | None = None
+    if need == "moments" or (recipe.refine is not None and recipe.refine.steps):
+        with frozen(state.model):
+            moments = collect_norms(state.model, state.layers, batches)
+    gradients: dict[str, Tensor] = {}
+    if need == "gradients":
+        # at the dense weights the KL to the dense model has no gradient: the language loss has
+        slope = CrossEntropy() if isinstance(objective, KLToDense) else objective
+        found = GradientMoments(state.layers)
+        collect(state.model, state.layers, [(b, None) for b in batches], slope, found, FisherSamples({}))
+        gradients = {name: found.mean(name) for name in state.layers}
+    return Evidence(moments, gradients, recipe.seed)
+
+
+def _importance(state: PruneState, evidence: Evidence) -> Callable[[str], Tensor]:
+    """Wanda scores at the kept values: how far a weight is from the boundary of the mask."""
+    assert evidence.moments is not None
+    norms = {name: evidence.moments.norm(name).float() for name in state.layers}
+    return lambda name: state.kept_values[name].float().abs() * norms[name]
+
+
+class _Clock:
+    """Seconds since the last lap, into a dict."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self._seconds, self._last = seconds, time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self._seconds[name], self._last = now - self._last, now
+
+
+def _split(windows: Tensor, batch: int) -> list[Tensor]:
+    return list(windows.split(batch)) if windows.numel() else []
+
+
+def _endless(batches: Sequence[Batch]) -> Iterator[Batch]:
+    return itertools.cycle(batches)

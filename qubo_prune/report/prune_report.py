@@ -1,0 +1,57 @@
+"""PruneReport: masks, figures, the quality-time curve and the provenance of one pruning run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from qubo_prune.masks import Masks, density
+from qubo_prune.recipe import Recipe
+from qubo_prune.refine.icbs import StepRecord
+
+
+@dataclass
+class PruneReport:
+    """masks           layer -> (out, in) bool, True = kept; the model's weights are zero exactly where it is False
+    figures         loss on the report range: initial, refined, and for a loss that is not a distance also dense;
+                    accept_* are the accepting range's: a selection, not a result
+    curve           one record a step: what more time bought
+    seconds         by phase, `total` last
+    stopped         "steps", "time limit", "no improving candidates", "interrupted" or "no refinement"
+    """
+
+    recipe: Recipe
+    masks: Masks
+    figures: dict[str, float | None]
+    curve: list[StepRecord]
+    seconds: dict[str, float]
+    stopped: str
+    swaps_by_layer: dict[str, int]
+    provenance: dict[str, Any]
+    peak_memory_bytes: int
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def swaps(self) -> int:
+        """Swaps kept over all steps."""
+        return sum(record.swaps_kept for record in self.curve)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; masks only through their densities."""
+        counted = density(self.masks)
+        return {
+            "sparsity": counted.sparsity,
+            "density": {"total": counted.density, "layers": {n: counted.of(n) for n in counted.layers}},
+            "pruned_weights": counted.total - counted.kept,
+            "total_weights": counted.total,
+            "figures": self.figures,
+            "stopped": self.stopped,
+            "swaps": self.swaps,
+            "swaps_by_layer": self.swaps_by_layer,
+            "curve": [asdict(record) for record in self.curve],
+            "seconds": self.seconds,
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "recipe": self.recipe.model_dump(mode="json"),
+            "provenance": self.provenance,
+            **self.extra,
+        }
