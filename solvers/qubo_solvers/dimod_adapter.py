@@ -16,6 +16,8 @@ from qubo_solvers.solution import OnIncumbent, Solution
 from qubo_solvers.solver import Capabilities, Recorder
 from qubo_solvers.start import repair
 
+_LOWEST = 2.0**-20  # of the penalty: where the constraints all but vanish
+
 
 @dataclass(frozen=True)
 class DimodSolver:
@@ -101,6 +103,7 @@ def sample_into(
             parameters["num_reads"] = wanted
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.filterwarnings("ignore", "All bqm biases are zero")  # a zero matrix is no mistake here
             samples = options.sampler.sample(bqm, **parameters)
         rows = _rows(samples, problem.n)
         fits = np.array([problem.is_feasible(x) for x in rows], dtype=bool)
@@ -116,7 +119,7 @@ def sample_into(
             break
         changed = factor
         if options.adapt_penalty and good == len(rows):
-            changed = factor / 2
+            changed = max(_LOWEST, factor / 2)
         elif options.adapt_penalty and good == 0:
             changed = min(1.0, factor * 2)
         if changed != factor and problem.n_groups + (problem.radius is not None):

@@ -22,7 +22,7 @@ from qubo_solvers.solver import Capabilities, Recorder
 from qubo_solvers.start import starting_point
 
 _PAIRS = 1 << 20  # pairs scored between two looks at the clock: 8 MiB, some 10 ms
-_HALF_BYTES = 1 << 28  # the largest list of one half's assignments
+_HALF = 1 << 23  # the largest list of one half's assignments, in entries: 64 MiB in float64
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,10 @@ class Exhaustive:
             )
         cut = min(range(problem.n + 1), key=lambda c: space.states(0, c) + space.states(c, problem.n))
         half = max(space.states(0, cut) * cut, space.states(cut, problem.n) * (problem.n - cut))
-        if half > _HALF_BYTES:
-            return Solution.unavailable(self.name, f"half of the assignments take {half:.3g} bytes to list")
+        if half > _HALF:
+            return Solution.unavailable(
+                self.name, f"half of the variables have {half:.3g} entries to list, more than {_HALF}"
+            )
         recorder.offer(starting_point(problem, initial))
         scored = _enumerate(problem, space, cut, recorder)
         work = {"states": int(total), "scored": scored}
@@ -119,12 +121,14 @@ class _Space:
                 out[removed + added] += float(comb(ones, removed) * comb(zeros, added))
         return out
 
-    def listed(self, lo: int, hi: int) -> NDArray[np.uint8]:
-        """All such assignments, one a row, (states, hi - lo)."""
+    def listed(self, lo: int, hi: int, recorder: Recorder) -> NDArray[np.uint8] | None:
+        """All such assignments, one a row, (states, hi - lo); None where the recorder says to stop."""
         rows = np.zeros((1, 0), np.uint8)
         distance = np.zeros(1, np.int64)
         count = np.zeros(1, np.int64)  # of the group at hand
         for v in range(lo, hi):
+            if recorder.should_stop():
+                return None
             g = int(self.group[v])
             if v == lo or g != self.group[v - 1]:
                 count = np.zeros(len(rows), np.int64)
@@ -143,9 +147,11 @@ class _Space:
 def _enumerate(problem: CardinalityQubo, space: _Space, cut: int, recorder: Recorder) -> int:
     """Score every feasible pair of halves, offering each block's best; returns how many were scored."""
     n = problem.n
+    left, right = space.listed(0, cut, recorder), space.listed(cut, n, recorder)
+    if left is None or right is None:
+        return 0
     q = problem.quadratic.dense()[np.ix_(space.order, space.order)]
     linear = problem.linear[space.order]
-    left, right = space.listed(0, cut), space.listed(cut, n)
     straddles = 0 < cut < n and space.group[cut - 1] == space.group[cut]
     g = int(space.group[cut - 1]) if straddles else 0
     count_left = left[:, space.group[:cut] == g].sum(axis=1, dtype=np.int64) * straddles

@@ -54,13 +54,14 @@ def random_problem(kind: str, n: int, seed: int = 0) -> CardinalityQubo:
 
 
 def degenerate_problems() -> Iterator[CardinalityQubo]:
-    """Nothing to choose, one variable, zero and equal couplings, odd dtypes, tight radii, an empty group."""
+    """Nothing to choose, no or one variable, zero and equal couplings, odd dtypes, tight radii, an empty group."""
     rng = np.random.default_rng(4)
     matrix, linear = Dense.symmetrised(rng.normal(size=(8, 8))), rng.normal(size=8)
     for k in (0, 1, 8):
         yield CardinalityQubo.cardinality(matrix, linear, k, name=f"k={k} of 8")
     for k in (0, 1):
         yield CardinalityQubo.cardinality(np.array([[2.0]]), [-1.0], k, name=f"k={k} of 1")
+    yield CardinalityQubo.unconstrained(np.zeros((0, 0)), [], offset=2.0, name="no variables")
     yield CardinalityQubo.unconstrained(np.array([[-2.0]]), [1.0], name="one free variable")
     yield CardinalityQubo.cardinality(np.zeros((8, 8)), np.zeros(8), 4, name="zero matrix")
     yield CardinalityQubo.cardinality(np.ones((8, 8)), np.ones(8), 4, name="all equal")

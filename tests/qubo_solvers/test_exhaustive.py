@@ -46,6 +46,16 @@ def test_a_time_limit_ends_it_honestly():
     assert solution.seconds < 0.2
 
 
+def test_a_time_limit_ends_the_listing_too():
+    problem = CardinalityQubo.cardinality(np.zeros((500, 500)), np.zeros(500), 2)
+    solution = solve(problem, "exhaustive", time_limit=0.05)
+    assert solution.status is Status.TIME_LIMIT
+    assert solution.work["scored"] == 0
+    assert problem.is_feasible(solution.assignment)
+    larger = CardinalityQubo.cardinality(np.zeros((900, 900)), np.zeros(900), 2)
+    assert "entries to list" in solve(larger, "exhaustive").message
+
+
 def test_a_callback_ends_it_honestly():
     solution = solve(random_problem("plain", 22), "exhaustive", on_incumbent=lambda incumbent: True)
     assert solution.status is Status.FEASIBLE
