@@ -35,7 +35,8 @@ class CpSat:
     within the error e = sum |r| of offset + (integer objective)/s. So (CP-SAT's bound)/s + offset - e is a
     lower bound of the energy, and it is the one reported. OPTIMAL means that CP-SAT proved the integer
     problem optimal: no assignment is below `bound`, and energy - bound <= 2 e (0 for integer data; at most
-    the number of coefficients times 2^-45 of sum |c| otherwise). work["scaling_error"] is e.
+    the number of coefficients times 2^-45 of sum |c| otherwise). work["scaling_error"] is e, with
+    2^-48 sum |c| added for the rounding of float64 itself.
 
     work: products, scaling_error, deterministic_time, branches, conflicts.
     """
@@ -174,7 +175,7 @@ def _scale(problem: CardinalityQubo, max_products: int) -> _Scaled | str:
     everything = np.concatenate([linear, weight])
     total = float(np.abs(everything).sum())
     whole = total <= _SUM and bool((everything == np.round(everything)).all())
-    scale = 1.0 if whole or total == 0 else 2.0 ** math.floor(math.log2(_SUM / total))
+    scale = 1.0 if whole or total == 0 else 2.0 ** min(1000, math.floor(math.log2(_SUM) - math.log2(total)))
     linear_int, weight_int = np.round(linear * scale), np.round(weight * scale)
     residual = np.abs(everything - np.concatenate([linear_int, weight_int]) / scale)
     kept = weight_int != 0
@@ -184,7 +185,7 @@ def _scale(problem: CardinalityQubo, max_products: int) -> _Scaled | str:
         column[kept],
         weight_int[kept].astype(np.int64),
         scale,
-        float(residual.sum()),
+        float(residual.sum()) + (0.0 if whole else 2.0**-48 * total),
     )
 
 

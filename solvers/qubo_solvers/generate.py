@@ -54,7 +54,7 @@ def random_problem(kind: str, n: int, seed: int = 0) -> CardinalityQubo:
 
 
 def degenerate_problems() -> Iterator[CardinalityQubo]:
-    """Nothing to choose, no or one variable, zero and equal couplings, odd dtypes, tight radii, an empty group."""
+    """No choice, no or one variable, zero and equal couplings, odd dtypes, tight radii, an empty group."""
     rng = np.random.default_rng(4)
     matrix, linear = Dense.symmetrised(rng.normal(size=(8, 8))), rng.normal(size=8)
     for k in (0, 1, 8):

@@ -41,8 +41,8 @@ class QuadraticForm(Protocol):
 class Dense:
     """Q held as a symmetric C-contiguous (n, n) array of any real dtype.
 
-    Raises ValueError where the matrix is not square, not finite or not symmetric to 1e-6 of its largest entry.
-    An input with asymmetry below that is symmetrised. `Dense.symmetrised` takes any square matrix.
+    Raises ValueError where the matrix is not square, not finite or not symmetric to 1e-6 of its largest
+    entry. An input with asymmetry below that is symmetrised. `Dense.symmetrised` takes any square matrix.
     """
 
     matrix: NDArray[np.generic]

@@ -83,3 +83,11 @@ def test_only_nonzero_couplings_count():
 def test_wrong_options(options):
     with pytest.raises(ValueError, match="must be"):
         CpSat(**options)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e250])
+def test_extreme_scales_do_not_overflow(scale):
+    problem = CardinalityQubo.cardinality(np.array([[0.0, 1.0], [1.0, 0.0]]) * scale, [scale, 2.0 * scale], 1)
+    solution = solve(problem, "cpsat")
+    assert solution.status is Status.OPTIMAL
+    assert solution.assignment.tolist() == [1, 0]
