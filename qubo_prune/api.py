@@ -12,39 +12,28 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import qubo_solvers
 import torch
 from torch import Tensor, nn
 
+import qubo_solvers
 from qubo_prune.calibration import Calibration
 from qubo_prune.errors import InputError
 from qubo_prune.initial import METHODS, Evidence, initial_masks
 from qubo_prune.layers import Layer, prunable_layers
 from qubo_prune.objective import Batch, CrossEntropy, CustomLoss, KLToDense, Objective, batch_size
+from qubo_prune.progress import Counted, OnProgress, Progress
 from qubo_prune.provenance import peak_memory_bytes, provenance
 from qubo_prune.recipe import Recipe
-from qubo_prune.refine.icbs import IcbsLoop, RefineResult, StepRecord, teach
+from qubo_prune.refine.icbs import IcbsLoop, RefineResult, teach
 from qubo_prune.report import PruneReport
 from qubo_prune.state import PruneState
 from qubo_prune.statistics.collect import collect, mean_value
-from qubo_prune.statistics.fisher import FisherSamples
 from qubo_prune.statistics.gradients import GradientMoments
 from qubo_prune.statistics.gram import InputMoments, collect_norms
 from qubo_prune.statistics.tape import frozen
 
 Loss = Callable[[nn.Module, Batch], Tensor]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """phase: what is being done; done of total (0: unknown); step: the step just finished, if there is one."""
-
-    phase: str
-    done: int = 0
-    total: int = 0
-    step: StepRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +54,8 @@ class Data:
         if isinstance(calibration, Data):
             data = calibration
         elif isinstance(calibration, Calibration):
-            data = cls(*(_split(w, batch) for w in (calibration.calibrate, calibration.accept, calibration.report)))
+            c = calibration
+            data = cls(*(_split(windows, batch) for windows in (c.calibrate, c.accept, c.report)))
         else:
             batches = _split(calibration, batch) if isinstance(calibration, Tensor) else list(calibration)
             if 0 < len(batches) < 3:
@@ -74,7 +64,7 @@ class Data:
                     "or a qubo_prune.Data with the three ranges"
                 )
             part = max(1, len(batches) // 8)
-            data = cls(batches[: -2 * part], batches[-2 * part : -part], batches[-part:]) if batches else cls((), ())
+            data = cls(batches[: -2 * part], batches[-2 * part : -part], batches[-part:])
         if not len(data.calibrate):
             raise InputError("calibration is empty: give at least one batch to calibrate on")
         return data
@@ -87,43 +77,46 @@ def prune(
     *,
     loss: Loss | Objective | None = None,
     export_blocks: str | Path | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: OnProgress | None = None,
+    on_masks: Callable[[str, nn.Module], None] | None = None,
 ) -> PruneReport:
     """Prune `model` in place and report.
 
-    calibration    token windows in three ranges (`calibration.split_ranges`), a `Data`, or any finite iterable
-                   of batches (token ids (B, T), dicts of inputs, images, ...)
+    calibration    token windows in three ranges (`calibration.split_ranges`), a `Data`, or any finite
+                   iterable of batches (token ids (B, T), dicts of inputs, images, ...)
     recipe         what to do; default: 50 %, Wanda start, iCBS refinement
-    loss           None: the recipe's objective on the model's logits. Else a function (model, batch) -> scalar
-                   mean or per-sample losses (B,), or any `objective.Objective`
-    export_blocks  folder that every block is written to (npz) before it is solved
+    loss           None: the recipe's objective on the model's logits. Else a function (model, batch) ->
+                   scalar mean or per-sample losses (B,), or any `objective.Objective`
+    export_blocks  folder that every block is written to (see `exporting`)
     on_progress    called between pieces of work
+    on_masks       called with "initial" and the model at the first masks, and with "refined" and the model at
+                   the last ones: to take figures of one's own; the model must not be changed
 
-    Everything is checked before a weight changes; InputError (a ValueError) names what is wrong. An error later
-    puts the dense weights back. Ctrl-C during the refinement returns normally, with the model at the last
-    accepted mask and `stopped == "interrupted"`; before that it puts the dense weights back and is raised.
+    Everything is checked before a weight changes; InputError (a ValueError) names what is wrong. An error
+    later puts the dense weights back. Ctrl-C from the refinement on returns normally, with the model at the
+    last accepted mask and `stopped == "interrupted"`; before that it puts the dense weights back and is
+    raised.
     """
-    recipe = recipe or Recipe()  # type: ignore[call-arg]
+    recipe = recipe or Recipe()
     begun = time.perf_counter()
-    layers = prunable_layers(model, recipe.include, recipe.exclude)
+    layers, data = check(model, calibration, recipe, export_blocks)
     refine = recipe.refine
-    data = Data.of(calibration, refine.batch if refine else 1)
     objective = _objective(recipe, loss)
-    _check(recipe, layers, data, export_blocks)
     say = on_progress or (lambda progress: None)
+    tell = on_masks or (lambda name, model: None)
     state = PruneState(model, layers)
     seconds: dict[str, float] = {}
     finished = False
     try:
         clock = _Clock(seconds)
         say(Progress("dense answers"))
-        report_pairs = teach(state, objective, data.report)
+        report_pairs = teach(state, objective, Counted(data.report, "dense answers", say))
         figures: dict[str, float | None] = {}
         if not objective.needs_teacher and report_pairs:
             figures["dense"] = mean_value(model, report_pairs, objective)
         clock.lap("dense")
         say(Progress("statistics"))
-        evidence = _evidence(state, objective, data, recipe)
+        evidence = _evidence(state, objective, data, recipe, say)
         clock.lap("statistics")
         say(Progress("first mask"))
         masks = initial_masks(
@@ -131,8 +124,11 @@ def prune(
         )
         state.set_masks(masks)
         clock.lap("initial")
-        figures["initial"] = mean_value(model, report_pairs, objective) if report_pairs else None
+        counted = Counted(report_pairs, "loss of the first mask", say)
+        figures["initial"] = mean_value(model, counted, objective) if report_pairs else None
         clock.lap("evaluate initial")
+        tell("initial", model)
+        clock.lap("on_masks")
         result = RefineResult(stopped="no refinement")
         if refine is not None and refine.steps:
             loop = IcbsLoop(
@@ -143,10 +139,16 @@ def prune(
             say(Progress("refine", 0, refine.steps))
             result = loop.run()
         clock.lap("refine")
-        say(Progress("report"))
-        figures["refined"] = mean_value(model, report_pairs, objective) if report_pairs else None
+        figures["refined"] = None
+        try:
+            counted = Counted(report_pairs, "loss of the refined mask", say)
+            figures["refined"] = mean_value(model, counted, objective) if report_pairs else None
+            clock.lap("evaluate refined")
+            tell("refined", model)
+            clock.lap("on_masks")
+        except KeyboardInterrupt:  # what was refined is kept, only its figure is lost
+            result.stopped = "interrupted"
         figures["accept_initial"], figures["accept_refined"] = result.accept_before, result.accept_after
-        clock.lap("evaluate refined")
         seconds["total"] = time.perf_counter() - begun
         report = PruneReport(
             recipe, state.masks, figures, result.curve, seconds, result.stopped, result.swaps_by_layer,
@@ -162,36 +164,53 @@ def prune(
 def _objective(recipe: Recipe, loss: Loss | Objective | None) -> Objective:
     if loss is None:
         return KLToDense() if recipe.objective == "kl" else CrossEntropy()
-    return CustomLoss(loss) if not hasattr(loss, "signals") else loss  # type: ignore[arg-type, return-value]
+    return CustomLoss(loss) if not hasattr(loss, "signals") else loss  # type: ignore[return-value]
 
 
-def _check(recipe: Recipe, layers: dict[str, Layer], data: Data, export: str | Path | None) -> None:
-    """Refuse what cannot work before anything is computed."""
+def check(
+    model: nn.Module,
+    calibration: Calibration | Data | Tensor | Iterable[Batch],
+    recipe: Recipe,
+    export_blocks: str | Path | None = None,
+) -> tuple[dict[str, Layer], Data]:
+    """What `prune` refuses, before anything is computed; returns the layers and the batches it would use."""
+    check_solver(recipe)
+    layers = prunable_layers(model, recipe.include, recipe.exclude)
     refine = recipe.refine
-    if refine is not None and refine.steps:
-        solver = qubo_solvers.get(refine.solver.name, **refine.solver.options)
-        able, reason = qubo_solvers.availability(refine.solver.name)
-        if not able:
-            raise InputError(f"solver {solver.name!r} is not available: {reason}")
-        if refine.accept == "if_better" and not len(data.accept):
-            raise InputError("refinement keeps a step only if the accepting loss falls: give accepting batches")
+    data = Data.of(calibration, refine.batch if refine else 1)
+    if refine is not None and refine.steps and refine.accept == "if_better" and not len(data.accept):
+        raise InputError("refinement keeps a step only if the accepting loss falls: give accepting batches")
     for name, layer in layers.items():
         if not bool(torch.isfinite(layer.weight).all()):
             raise InputError(f"layer {name!r} has NaN or infinite weights: the checkpoint is broken")
     total = sum(layer.numel for layer in layers.values())
     if not 0 < round(total * recipe.sparsity) < total:
         raise InputError(f"sparsity {recipe.sparsity} of {total} weights prunes none or all of them")
-    if export is not None:
-        folder = Path(export)
+    if export_blocks is not None:
+        folder = Path(export_blocks)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise InputError(f"blocks folder {str(folder)!r} exists and is not an empty folder: name another")
+    return layers, data
 
 
-def _evidence(state: PruneState, objective: Objective, data: Data, recipe: Recipe) -> Evidence:
-    """Input moments for Wanda scores and the mask's boundary; mean gradients where the first mask needs them."""
+def check_solver(recipe: Recipe) -> None:
+    """ValueError where the recipe's solver is unknown, not installed, or has no such option."""
+    refine = recipe.refine
+    if refine is not None and refine.steps:
+        solver = qubo_solvers.get(refine.solver.name, **refine.solver.options)
+        able, reason = qubo_solvers.availability(refine.solver.name)
+        if not able:
+            raise InputError(f"solver {solver.name!r} is not available: {reason}")
+
+
+def _evidence(
+    state: PruneState, objective: Objective, data: Data, recipe: Recipe, say: OnProgress
+) -> Evidence:
+    """Input moments for Wanda scores and the mask's boundary; mean gradients where the first mask needs
+    them."""
     need = METHODS[recipe.initial.method].needs
     count = max(1, recipe.calibration.windows // batch_size(data.calibrate[0]))
-    batches = list(itertools.islice(data.calibrate, count))
+    batches = Counted(list(itertools.islice(data.calibrate, count)), "statistics", say)
     moments: InputMoments | None = None
     if need == "moments" or (recipe.refine is not None and recipe.refine.steps):
         with frozen(state.model):
@@ -201,7 +220,7 @@ def _evidence(state: PruneState, objective: Objective, data: Data, recipe: Recip
         # at the dense weights the KL to the dense model has no gradient: the language loss has
         slope = CrossEntropy() if isinstance(objective, KLToDense) else objective
         found = GradientMoments(state.layers)
-        collect(state.model, state.layers, [(b, None) for b in batches], slope, found, FisherSamples({}))
+        collect(state.model, state.layers, [(b, None) for b in batches], slope, found)
         gradients = {name: found.mean(name) for name in state.layers}
     return Evidence(moments, gradients, recipe.seed)
 
@@ -221,11 +240,12 @@ class _Clock:
 
     def lap(self, name: str) -> None:
         now = time.perf_counter()
-        self._seconds[name], self._last = now - self._last, now
+        self._seconds[name] = self._seconds.get(name, 0.0) + now - self._last
+        self._last = now
 
 
 def _split(windows: Tensor, batch: int) -> list[Tensor]:
-    return list(windows.split(batch)) if windows.numel() else []
+    return list(torch.split(windows, batch)) if windows.numel() else []
 
 
 def _endless(batches: Sequence[Batch]) -> Iterator[Batch]:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import qubo_solvers.formats
 import torch
 from qubo_solvers import Solution
 from qubo_solvers import get as get_solver
@@ -25,6 +24,7 @@ from torch import Tensor
 from qubo_prune import quadratic
 from qubo_prune.blocks import Block, Boundary, TabuList, best_pairs, block_of_pairs, paper_candidates
 from qubo_prune.errors import InputError
+from qubo_prune.exporting import export_block
 from qubo_prune.objective import Batch, Objective
 from qubo_prune.recipe import Icbs
 from qubo_prune.refine.accept import Swaps, keep_what_helps
@@ -97,7 +97,7 @@ class IcbsLoop:
     batches      an endless iterator of calibration batches
     accept       accepting batches; their dense answers are computed once
     importance   layer -> (out, in) scores that say how far a weight is from the mask's boundary
-    export       folder that every block is written to before it is solved, or None
+    export       folder that every block is written to (see `exporting`), or None
     """
 
     def __init__(
@@ -170,9 +170,6 @@ class IcbsLoop:
         if not block.size:
             return _empty(step, t1 - started, names, loss, self.radius, t1 - t0)
         built, model = self._build(step, block, moments, fisher)
-        if self.export is not None:
-            self.export.mkdir(parents=True, exist_ok=True)
-            qubo_solvers.formats.write(built.problem, self.export / f"{built.problem.name}.npz")
         t2 = time.perf_counter()
         solution = solve_problem(
             built.problem,
@@ -181,18 +178,21 @@ class IcbsLoop:
             time_limit=self.recipe.solver.time_limit,
             initial=model.pruned.to(torch.uint8).cpu().numpy(),
         )
+        t3 = time.perf_counter()
+        if self.export is not None:
+            export_block(built.problem, self.export, solution)
         if solution.assignment is None:
             raise InputError(
                 f"solver {solution.solver!r} gave no answer to a block of {block.size} weights: "
                 f"{solution.message or solution.status.message}"
             )
-        t3 = time.perf_counter()
+        t4 = time.perf_counter()
         swaps = self._swaps(block, model.pruned, solution)
         kept, harmful, after, measured = self._decide(step, swaps, loss, solution.energy)
         record = StepRecord(
             step, time.perf_counter() - started, names[0] if len(names) == 1 else "all", block.size, len(swaps),
             sum(len(s) for s in kept), solution.energy, measured, after, bool(kept), self.radius, t1 - t0,
-            built.build_seconds, built.transfer_seconds, t3 - t2, time.perf_counter() - t3, solution.status.value,
+            built.build_seconds, built.transfer_seconds, t3 - t2, time.perf_counter() - t4, solution.status.value,
             harmful,
         )  # fmt: skip
         self._adapt(record)
