@@ -94,7 +94,7 @@ class Anneal:
                     anneals += 1
                     best = recorder.energy
                     if anneals > 1 and search.energy() > best and recorder.assignment is not None:
-                        search.load(recorder.assignment, best)
+                        search.move_to(recorder.assignment)
                     run.anneal(self.hot * strength, self.cold * strength, self._sweeps(problem.n))
                     local = run.finish(self.verify)
                     if recorder.energy < best:
@@ -163,9 +163,8 @@ class _Annealing:
         search = self.search
         local = search.descend(verify)
         if self.best_energy < search.energy():
-            search.offer(self.best)
-            if not search.stop() and search.load(self.best, self.best_energy):
-                local = search.descend(verify)
+            search.move_to(self.best)
+            local = search.descend(verify)
         return local
 
     def _sweep(self, temperature: float, price: float) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from qubo_solvers.kernels import search
 from qubo_solvers.kernels.model import Model, State, empty_state, model_of
-from qubo_solvers.problem import CardinalityQubo
+from qubo_solvers.problem import Assignment, CardinalityQubo
 from qubo_solvers.solver import Recorder
 from qubo_solvers.start import greedy_start, repair
 
@@ -29,13 +29,14 @@ class Counters:
 
 
 class LocalSearch:
-    """The arrays of one solve. Call `load` before anything else; every method returns early out of time.
+    """The arrays of one solve; `widest` bounds the candidates of one class in a group.
 
-    Scores for the recorder cost a product with Q, so `publish` makes them rarely unless forced, and `stop`
-    keeps back the time that a last one takes.
+    Call `load` before anything else; every method returns early out of time. Scores for the recorder cost a
+    product with Q, so `publish` makes them rarely unless forced, and `stop` keeps back the time that a last
+    one takes.
     """
 
-    def __init__(self, problem: CardinalityQubo, recorder: Recorder) -> None:
+    def __init__(self, problem: CardinalityQubo, recorder: Recorder, widest: int = 64) -> None:
         self.problem = problem
         self.recorder = recorder
         self.model: Model = model_of(problem)
@@ -43,7 +44,7 @@ class LocalSearch:
         self.counters = Counters()
         self.tolerance = 0.0
         self.bounded = problem.radius is not None
-        self.lists = _lists(self.model, self.bounded)
+        self.lists = _lists(self.model, self.bounded, widest)
         self.forward = _queue(len(self.model.lower))
         self.back = _queue(len(self.model.lower)) if self.bounded else self.forward
         n, width = self.model.rows.shape
@@ -74,11 +75,16 @@ class LocalSearch:
 
     def publish(self, force: bool = False) -> None:
         """Offer the state if it beats the incumbent; now and then, unless forced."""
-        if not self.energy() < self.recorder.energy or int(self.state.distance[0]) > self.model.radius:
-            return
+        if int(self.state.distance[0]) <= self.model.radius:
+            self.publish_other(self.state.x, float(self.state.gain[0]), force)
+
+    def publish_other(self, x: Assignment, gain: float, force: bool = False) -> None:
+        """As `publish`, for a feasible assignment whose maintained energy is the start's plus `gain`."""
         since = self.recorder.seconds() - self._offered_at
-        if force or since * OFFER_SHARE > self._offer_seconds:
-            self.offer(self.state.x)
+        if self._start_energy + gain < self.recorder.energy and (
+            force or since * OFFER_SHARE > self._offer_seconds
+        ):
+            self.offer(x)
 
     # -- moving ----------------------------------------
 
@@ -99,6 +105,10 @@ class LocalSearch:
         field, bound = search.field_range(self.model, self.state)
         self.tolerance = 1e-12 * (field + bound)
         return True
+
+    def move_to(self, x: Assignment) -> None:
+        """Walk from the state to x, one kernel move for each difference."""
+        search.walk(self.model, self.state, x)
 
     def descend(self, verify: bool = True) -> bool:
         """To a local optimum: candidate moves, exchanges where the radius binds, then every move checked.
@@ -135,6 +145,16 @@ class LocalSearch:
         cost = float(self.back.value[self.back.tree[1]])
         sides = [side for side in (-gain, cost) if math.isfinite(side)]
         return max(0.0, sum(sides) / len(sides) / 2) if sides else 0.0
+
+    def refresh_queues(self) -> search.Queue:
+        """Fill the queues for tabu: `forward` with moves away from the reference, the one returned with the
+        others; without a radius both are the same and hold every move."""
+        if self.bounded:
+            self._gather(1, 2, self.forward)
+            self._gather(-2, 0, self.back)
+            return self.back
+        self._gather(-2, 2, self.forward)
+        return self.forward
 
     def _gather(self, low: int, high: int, queue: search.Queue) -> None:
         if high == 2 and low == -2:
@@ -191,9 +211,7 @@ class LocalSearch:
         return total
 
 
-def start_of(
-    problem: CardinalityQubo, initial: ArrayLike | None
-) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+def start_of(problem: CardinalityQubo, initial: ArrayLike | None) -> Assignment:
     """Where a native search begins: the initial assignment (repaired if need be); else, under a radius, the
     reference (repaired), whose moves are then chosen with their couplings; else the greedy start."""
     if initial is not None:
@@ -203,10 +221,10 @@ def start_of(
     return greedy_start(problem)
 
 
-def _lists(model: Model, bounded: bool) -> search.Lists:
+def _lists(model: Model, bounded: bool, widest: int) -> search.Lists:
     sizes = np.diff(model.start)
     classes = 4 if bounded else 2
-    width = np.clip(sizes // 16, 8, 64)
+    width = np.clip(sizes // 16, 8, widest)
     complete = (sizes <= classes * width).astype(np.int64)
     capacity = np.minimum(sizes, classes * width)
     start = np.concatenate([[0], np.cumsum(capacity)]).astype(np.int64)
@@ -216,6 +234,7 @@ def _lists(model: Model, bounded: bool) -> search.Lists:
     return search.Lists(
         start, zeros, width, complete, zeros.copy(), np.zeros(int(start[-1]), np.int32), np.empty(scratch),
         np.empty(scratch, np.int32), np.empty((4, widest)), np.empty((4, widest), np.int32),
+        np.zeros(len(model.group), np.int64), np.zeros(1, np.int64), np.full(1, -np.inf),
     )  # fmt: skip
 
 

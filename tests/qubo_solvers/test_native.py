@@ -12,9 +12,16 @@ from qubo_solvers.descent import Descent
 from qubo_solvers.problem import CardinalityQubo
 from qubo_solvers.quadratic_form import Dense, LowRank
 from qubo_solvers.solution import Status
+from qubo_solvers.tabu import Tabu
 
-SOLVERS = {"descent": Descent, "anneal": Anneal}
-THOROUGH = {"descent": {"restarts": 60}, "anneal": {"restarts": 3}}
+SOLVERS = {"descent": Descent, "anneal": Anneal, "tabu": Tabu}
+THOROUGH = {
+    "descent": {"restarts": 60},
+    "anneal": {"restarts": 3},
+    "tabu": {"iterations": 3000, "patience": 100},
+}
+SHORT = {"descent": {"restarts": 2}, "anneal": {"restarts": 2}, "tabu": {"iterations": 5000}}
+ENDLESS = {"descent": {"restarts": None}, "anneal": {"restarts": None}, "tabu": {"iterations": 10**9}}
 KINDS = ("cardinality", "groups", "interval", "free", "mixed", "radius", "radius_mixed")
 
 
@@ -38,7 +45,7 @@ def test_finds_the_optimum_of_small_problems(small, name, kind, form):
 @pytest.mark.parametrize("form", ["dense", "lowrank"])
 def test_same_seed_and_budget_give_the_same_answer(small, name, form):
     problem = small.problem("mixed", form, 2, n=60)
-    first, again = (SOLVERS[name](restarts=2).solve(problem, seed=3) for _ in range(2))
+    first, again = (SOLVERS[name](**SHORT[name]).solve(problem, seed=3) for _ in range(2))
     assert np.array_equal(first.assignment, again.assignment)
     assert first.work == again.work
 
@@ -46,11 +53,19 @@ def test_same_seed_and_budget_give_the_same_answer(small, name, form):
 @pytest.mark.parametrize("form", ["dense", "lowrank"])
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 def test_scale_changes_nothing(small, name, form, scale):
-    dtype = np.float32 if form == "lowrank" else np.float64
-    plain = small.problem("groups", form, 1, n=30, dtype=dtype)
-    scaled = small.problem("groups", form, 1, n=30, scale=scale, dtype=dtype)
-    expected = SOLVERS[name](restarts=2).solve(plain).energy
-    assert SOLVERS[name](restarts=2).solve(scaled).energy == pytest.approx(scale * expected, rel=1e-3)
+    plain = small.problem("groups", form, 1, n=30)
+    scaled = small.problem("groups", form, 1, n=30, scale=scale)
+    expected = SOLVERS[name](**SHORT[name]).solve(plain).energy
+    assert SOLVERS[name](**SHORT[name]).solve(scaled).energy == pytest.approx(scale * expected, rel=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["dense", "lowrank"])
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_float32_matrices_give_the_optimum_at_any_scale(small, name, form, scale):
+    problem = small.problem("groups", form, 1, n=10, scale=scale, dtype=np.float32)
+    solution = SOLVERS[name](**THOROUGH[name]).solve(problem)
+    assert solution.energy == pytest.approx(small.optimum(problem), rel=1e-9)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -92,7 +107,7 @@ def test_integer_and_read_only_matrices(name):
 def test_large_groups_and_many_groups(name):
     rng = np.random.default_rng(0)
     n = 20_000
-    form = LowRank(rng.standard_normal((n, 4)).astype(np.float32) * 0.01, np.zeros(n))
+    form = LowRank(rng.standard_normal((n, 4)) * 0.01, np.zeros(n))
     problem = CardinalityQubo.grouped(form, rng.standard_normal(n), np.arange(n) // 4, np.full(n // 4, 2))
     solution = SOLVERS[name]().solve(problem, time_limit=5.0)
     assert solution.energy < problem.linear_part().energy(solution.assignment) + 10
@@ -104,12 +119,12 @@ def test_time_limit_is_kept_and_the_callback_stops(name, form):
     rng = np.random.default_rng(0)
     n = 2000 if form == "dense" else 50_000
     if form == "dense":
-        q = rng.standard_normal((n, n)).astype(np.float32)
+        q = rng.standard_normal((n, n))
         problem = CardinalityQubo.cardinality(Dense(q + q.T), np.zeros(n), n // 2)
     else:
-        factor = rng.standard_normal((n, 16)).astype(np.float32)
+        factor = rng.standard_normal((n, 16))
         problem = CardinalityQubo.cardinality(LowRank(factor, np.zeros(n)), rng.standard_normal(n), n // 2)
-    solver = SOLVERS[name](restarts=None)
+    solver = SOLVERS[name](**ENDLESS[name])
     solver.warm_up(problem)
     problem.energy(np.zeros(n))
     begin = time.perf_counter()

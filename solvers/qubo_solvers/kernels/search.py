@@ -22,7 +22,8 @@ LEVELS = 8  # temperatures' worth of cost that annealing still proposes, and sor
 class Lists(NamedTuple):
     """Per group its most promising variables: item[start[g] : start[g] + length[g]], `width` of each class.
 
-    complete[g]: they are all of the group. used[g]: moves since they were gathered. fields, order: scratch.
+    complete[g]: they are all of the group. used[g]: moves since they were gathered. A variable is tabu while
+    until[i] > now[0], except in moves that change the energy by less than aspiration[0]. The rest is scratch.
     """
 
     start: Ints
@@ -35,6 +36,9 @@ class Lists(NamedTuple):
     order: Ids
     rank: Floats
     picked: Ids
+    until: Ints
+    now: Ints
+    aspiration: Floats
 
 
 class Queue(NamedTuple):
@@ -135,6 +139,19 @@ def _apply(model: Model, state: State, i: int, j: int, delta: float) -> None:
         _flip(model, state, j, delta)
     state.stamp[1] += 1
     state.stamp[0] = state.stamp[1]
+
+
+@kernel
+def _change(model: Model, state: State, i: int, j: int) -> float:
+    """What the move (i, j) does to the energy."""
+    delta = 0.0
+    if i >= 0:
+        delta -= _field(model, state, i)
+    if j >= 0:
+        delta += _field(model, state, j)
+    if i >= 0 and j >= 0:
+        delta -= _pair(model, i, j)
+    return delta
 
 
 # -- loading ----------------------------------------
@@ -267,8 +284,12 @@ def gather(model: Model, state: State, lists: Lists, g: int) -> None:
 def _best_move(
     model: Model, state: State, lists: Lists, g: int, low: int, high: int
 ) -> tuple[float, int, int]:
-    """The best move among group g's candidates that changes the distance by low..high: (delta, i, j)."""
+    """The best admissible move (delta, i, j) of group g's candidates that changes the distance by low..high.
+
+    A tabu variable's moves are admissible below the aspiration level only.
+    """
     best, best_i, best_j = np.inf, -1, -1
+    now, aspiration = lists.now[0], lists.aspiration[0]
     at, length = lists.start[g], lists.length[g]
     count = state.ones[g]
     n_ones, n_zeros = 0, 0  # ones are written from the front of the scratch, zeros from its back
@@ -282,14 +303,16 @@ def _best_move(
             lists.order[n_ones] = i
             lists.fields[n_ones] = field
             n_ones += 1
-            if count > model.lower[g] and low <= away <= high and -field < best:
+            level = best if lists.until[i] <= now else min(best, aspiration)
+            if count > model.lower[g] and low <= away <= high and -field < level:
                 best, best_i, best_j = -field, i, -1
         else:
             n_zeros += 1
             lists.order[size - n_zeros] = i
             lists.fields[size - n_zeros] = field
             smallest = min(smallest, field - 0.5 * model.bound[i])
-            if count < model.upper[g] and low <= away <= high and field < best:
+            level = best if lists.until[i] <= now else min(best, aspiration)
+            if count < model.upper[g] and low <= away <= high and field < level:
                 best, best_i, best_j = field, -1, i
     for a in range(n_ones):
         i = lists.order[a]
@@ -298,15 +321,17 @@ def _best_move(
         if smallest - key >= best:
             continue
         away = _toward(model, state, i)
+        tabu = lists.until[i] > now
         for b in range(size - n_zeros, size):
             j = lists.order[b]
-            if lists.fields[b] - 0.5 * model.bound[j] - key >= best:
+            level = min(best, aspiration) if tabu or lists.until[j] > now else best
+            if lists.fields[b] - 0.5 * model.bound[j] - key >= level:
                 continue
             total = away + _toward(model, state, j)
             if total < low or total > high:
                 continue
             delta = lists.fields[b] - field - _pair(model, i, j)
-            if delta < best:
+            if delta < level:
                 best, best_i, best_j = delta, i, j
     return best, best_i, best_j
 
@@ -682,3 +707,131 @@ def anneal(
             g += 1
             slot = 0
     return g, slot, accepted
+
+
+@kernel
+def walk(model: Model, state: State, x: Assignment) -> None:
+    """Go to the assignment x: swaps within each group, flips for what is left."""
+    for g in range(len(model.lower)):
+        begin, end = model.start[g], model.start[g + 1]
+        i, j = begin, begin + state.ones[g]
+        while True:
+            while i < begin + state.ones[g] and x[state.members[i]] == 1:
+                i += 1
+            while j < end and x[state.members[j]] == 0:
+                j += 1
+            a = state.members[i] if i < begin + state.ones[g] else -1
+            b = state.members[j] if j < end else -1
+            if a < 0 and b < 0:
+                break
+            _apply(model, state, a, b, _change(model, state, a, b))
+            j = max(j, begin + state.ones[g])
+
+
+# -- tabu search ----------------------------------------
+
+
+@kernel
+def shake(model: Model, state: State, rng: Random, moves: int) -> None:
+    """About that many random swaps within groups (flips where counts may vary), within the radius."""
+    n = len(state.x)
+    for _ in range(moves):
+        v = int(_uniform(rng) * n)
+        g = model.group[v]
+        begin, ones, size = model.start[g], state.ones[g], model.start[g + 1] - model.start[g]
+        slack = model.radius - state.distance[0]
+        one = state.x[v] == 1
+        room = ones > model.lower[g] if one else ones < model.upper[g]
+        if room and (ones == 0 or ones == size or _uniform(rng) < 0.5):
+            i, j = (v, -1) if one else (-1, v)
+        elif ones == 0 or ones == size:
+            continue
+        elif one:
+            i, j = v, state.members[begin + ones + int(_uniform(rng) * (size - ones))]
+        else:
+            i, j = state.members[begin + int(_uniform(rng) * ones)], v
+        away = _toward(model, state, i) if i >= 0 else 0
+        if j >= 0:
+            away += _toward(model, state, j)
+        if away <= slack:
+            _apply(model, state, i, j, _change(model, state, i, j))
+
+
+@kernel
+def _forbid(model: Model, state: State, lists: Lists, i: int, tenure: int, rng: Random) -> None:
+    """Keep i, just moved, for the tenure and up to ten steps; for fewer where few others could move."""
+    g = model.group[i]
+    same = state.ones[g] if state.x[i] == 1 else model.start[g + 1] - model.start[g] - state.ones[g]
+    lists.until[i] = lists.now[0] + min(tenure + int(10.0 * _uniform(rng)), max(1, same // 2))
+
+
+@kernel
+def tabu(
+    model: Model,
+    state: State,
+    lists: Lists,
+    queue: Queue,
+    forward: Queue,
+    best: Assignment,
+    record: Floats,
+    rng: Random,
+    tenure: int,
+    tolerance: float,
+    patience: int,
+    steps: int,
+    work: int,
+) -> int:
+    """Make the best admissible move, again and again; returns the steps taken.
+
+    record: [the best gain, the step (lists.now) it was reached at]; its assignment is in `best`. With a
+    radius `queue` has the moves that do not lead away from the reference and `forward` the others, which wait
+    there for room. Ends early after `patience` steps without a new best.
+    """
+    m = len(model.lower)
+    bounded = model.radius != UNBOUNDED
+    high = 0 if bounded else 2
+    done, pending = 0, False
+    while done < steps and work > 0 and lists.now[0] - record[1] < patience:
+        done += 1
+        lists.now[0] += 1
+        now = lists.now[0]
+        lists.aspiration[0] = record[0] - tolerance - state.gain[0]
+        g = now % m  # one group a step is looked at afresh, whatever its last value
+        size = model.start[g + 1] - model.start[g]
+        if not model.low_rank or (now // m) % (1 + size // (8 * max(1, lists.length[g]))) == 0:
+            gather(model, state, lists, g)
+            work -= int(size)
+        delta, i, j = _best_move(model, state, lists, g, -2, high)
+        _enter(queue, g, delta, i, j, state.stamp[0])
+        h, scored = _top(model, state, lists, queue, -2, high)
+        work -= scored + lists.length[g]
+        delta, i, j = queue.value[h], queue.one[h], queue.zero[h]
+        slack = model.radius - state.distance[0]
+        if bounded and slack > 0:
+            away, one, zero = _best_move(model, state, lists, g, 1, min(2, slack))
+            _enter(forward, g, away, one, zero, state.stamp[0])
+            h, scored = _top(model, state, lists, forward, 1, min(2, slack))
+            work -= scored
+            if forward.value[h] < delta:
+                delta, i, j = forward.value[h], forward.one[h], forward.zero[h]
+        if delta == np.inf:  # all is tabu: wait
+            state.stamp[1] += 1
+            state.stamp[0] = state.stamp[1]
+            continue
+        if pending and delta >= 0.0:
+            best[:] = state.x
+            pending = False
+        _apply(model, state, i, j, delta)
+        work -= model.rows.shape[0] // 4 if not model.low_rank else 1
+        moved = i if i >= 0 else j
+        work -= _note(model, state, lists, model.group[moved])
+        _forbid(model, state, lists, moved, tenure, rng)
+        if i >= 0 and j >= 0:
+            _forbid(model, state, lists, j, tenure, rng)
+        if state.gain[0] < record[0] - tolerance:
+            record[0], record[1] = state.gain[0], now
+            pending = True
+    if pending:
+        best[:] = state.x
+    lists.aspiration[0] = -np.inf
+    return done

@@ -1,0 +1,127 @@
+"""Tabu search: the best admissible swap (flip where counts may vary) a step, restarted from the incumbent.
+
+Glover 1989 (doi 10.1287/ijoc.1.3.190); one-flip moves, a tenure in proportion to n plus up to ten steps and
+perturbed restarts as in Palubeckis 2006 (Informatica 17(2)); swaps of the best drops and adds as in Wu and Hao
+2013 (doi 10.1016/j.ejor.2013.06.002). Departures: each group has a short candidate list instead of a full scan (all of
+a small group, else its best by field, gathered again in turn), and groups are rescored lazily, best first, so
+that a step costs little however many groups there are; the move is the best of the lists, not of the whole
+neighbourhood.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from qubo_solvers.kernels import search as kernels
+from qubo_solvers.kernels.model import UNBOUNDED
+from qubo_solvers.local_search import LocalSearch, start_of
+from qubo_solvers.native import compiled, whole_number
+from qubo_solvers.problem import CardinalityQubo
+from qubo_solvers.quadratic_form import Dense
+from qubo_solvers.solution import OnIncumbent, Solution
+from qubo_solvers.solver import Capabilities, Recorder
+
+NEVER = UNBOUNDED  # a step that tabu marks never reach: the descents know no tabu
+
+
+class Tabu:
+    """Tabu search over swaps and flips.
+
+    iterations  steps in all; None: 50 for each variable, at most 2 * 10^8 / n, at least 20,000
+    patience    steps without a new best before a restart; None: 5 for each variable, within 500 to 5,000
+    tenure      steps that a moved variable stays, to which up to ten random ones are added; None: n / 40,
+                at most 50. Never more than half of the variables with its value in its group
+    verify      as in Descent, for the descents before and after
+
+    A restart goes back to the incumbent and makes 2 to max(4, n / 20) random moves, at most 500. The
+    aspiration level is the incumbent. work["verified"]: whether the answer is a verified local optimum.
+    """
+
+    name: ClassVar[str] = "tabu"
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        "tabu search with swap and flip moves from candidate lists, restarted from the incumbent",
+        requires=("numba",),
+        install="pip install numba",
+    )
+
+    def __init__(
+        self,
+        iterations: int | None = None,
+        patience: int | None = None,
+        tenure: int | None = None,
+        verify: bool = True,
+    ) -> None:
+        self.iterations = None if iterations is None else whole_number("tabu", "iterations", iterations)
+        self.patience = None if patience is None else whole_number("tabu", "patience", patience)
+        self.tenure = None if tenure is None else whole_number("tabu", "tenure", tenure, 0)
+        self.verify = verify
+
+    def warm_up(self, problem: CardinalityQubo) -> None:
+        """Compile for the problem's form and dtype, on a tiny problem."""
+        compiled(Tabu(iterations=100, patience=10), problem)
+
+    def solve(
+        self,
+        problem: CardinalityQubo,
+        *,
+        seed: int = 0,
+        time_limit: float | None = None,
+        initial: ArrayLike | None = None,
+        on_incumbent: OnIncumbent | None = None,
+    ) -> Solution:
+        """Search for `iterations` steps or until the time limit; status FEASIBLE or TIME_LIMIT."""
+        self.warm_up(problem)
+        recorder = Recorder(problem, time_limit, on_incumbent)
+        dense = isinstance(problem.quadratic, Dense)  # every step gathers: keep the lists short
+        search = LocalSearch(problem, recorder, 8 if dense else 64)
+        start = start_of(problem, initial)
+        search.offer(start)
+        verified, steps, restarts = False, 0, 0
+        if not search.stop() and search.load(start, recorder.energy):
+            verified = search.descend(self.verify)
+            steps, restarts = self._search(search, seed)
+            search.publish(force=True)
+            if not search.stop():
+                verified = search.descend(self.verify)
+        work = {
+            "iterations": steps,
+            "restarts": restarts,
+            "moves": search.counters.moves,
+            "verified": verified,
+        }
+        return recorder.solution(self.name, work=work)
+
+    def _search(self, search: LocalSearch, seed: int) -> tuple[int, int]:
+        """Steps and restarts from the state, a local optimum; leaves the state at the best assignment."""
+        n = search.problem.n
+        rng = np.random.default_rng(seed).integers(1, 1 << 63, 1, dtype=np.uint64)
+        moves = np.random.default_rng(seed + 1)
+        iterations = (
+            max(20_000, min(50 * n, 200_000_000 // max(1, n))) if self.iterations is None else self.iterations
+        )
+        patience = max(500, min(5_000, 5 * n)) if self.patience is None else self.patience
+        tenure = min(50, n // 40) if self.tenure is None else self.tenure
+        state, lists = search.state, search.lists
+        best = state.x.copy()
+        record = np.array([float(state.gain[0]), 0.0])
+        lists.until[:] = 0
+        lists.now[0] = 0
+        others = search.refresh_queues()
+        steps = restarts = 0
+        while steps < iterations and not search.stop():
+            steps += kernels.tabu(
+                search.model, state, lists, others, search.forward, best, record, rng, tenure,
+                search.tolerance, patience, iterations - steps, search.chunk,
+            )  # fmt: skip
+            search.publish_other(best, float(record[0]))
+            if lists.now[0] - record[1] >= patience and steps < iterations and not search.stop():
+                restarts += 1
+                search.move_to(best)
+                kernels.shake(search.model, state, rng, int(moves.integers(2, 1 + max(4, min(500, n // 20)))))
+                record[1] = lists.now[0]
+        lists.now[0] = NEVER
+        search.move_to(best)
+        return steps, restarts
