@@ -1,14 +1,15 @@
-"""What pruning should not change: the losses whose gradients and Fisher the quadratic models are built from."""
+"""What pruning should not change: the losses whose gradients and Fisher the quadratic models come from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from qubo_prune.errors import InputError
 from qubo_prune.forward import forward_of
 
 Batch = Any
@@ -20,7 +21,7 @@ Logits = Callable[[nn.Module, Batch], Tensor]
 class Signals:
     """One forward pass, ready to be pulled back.
 
-    value     (B,) the loss of each sample, detached
+    value     (B,) the loss of each sample, detached; B tells how many samples there are
     output    the tensor to pull back from, part of the graph
     loss      cotangent of `output` for the sum over samples of their losses
     label     cotangent for the cross-entropy to labels sampled from the model itself, or None
@@ -43,7 +44,7 @@ class Objective(Protocol):
         """What has to be kept of the dense model's answer (called with the dense weights in place)."""
 
     def value(self, model: nn.Module, batch: Batch, teacher: Tensor | None) -> Tensor:
-        """(B,) float64 losses, no graph."""
+        """(B,) float64 losses; where gradients are enabled, with their graph."""
 
     def signals(
         self, model: nn.Module, batch: Batch, teacher: Tensor | None, generator: torch.Generator | None
@@ -64,7 +65,13 @@ def sample_labels(probabilities: Tensor, generator: torch.Generator) -> Tensor:
     cumulative = probabilities.cumsum(-1)
     shape = (*probabilities.shape[:-1], 1)
     u = torch.rand(shape, generator=generator, device=generator.device).to(probabilities.device)
-    return torch.searchsorted(cumulative, u * cumulative[..., -1:]).clamp_(max=probabilities.shape[-1] - 1)[..., 0]
+    drawn = torch.searchsorted(cumulative, u * cumulative[..., -1:], right=True)  # never one of probability 0
+    return drawn.clamp_(max=probabilities.shape[-1] - 1)[..., 0]
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    """In float32 at least."""
+    return torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1)
 
 
 class _LogitObjective:
@@ -101,13 +108,12 @@ class KLToDense(_LogitObjective):
         float16 halves the memory; a KL of 2.2 nats moves by 1e-5 (see `evaluate.DenseReference`).
         """
         floor = torch.finfo(torch.float16).min
-        return torch.log_softmax(self._logits(model, batch).float(), -1).clamp_(min=floor).half()
+        return _log_softmax(self._logits(model, batch)).clamp_(min=floor).half()
 
-    @torch.no_grad()
     def value(self, model: nn.Module, batch: Batch, teacher: Tensor | None) -> Tensor:
         assert teacher is not None
-        log_p = torch.log_softmax(teacher.float(), -1)
-        log_q = torch.log_softmax(self._logits(model, batch).float(), -1)
+        log_p = _log_softmax(teacher)
+        log_q = _log_softmax(self._logits(model, batch))
         return _kl(log_p, log_p.exp(), log_q)
 
     def signals(
@@ -116,8 +122,8 @@ class KLToDense(_LogitObjective):
         assert teacher is not None
         logits = self._logits(model, batch)
         with torch.no_grad():
-            log_q = torch.log_softmax(logits.detach().float(), -1)
-            log_p = torch.log_softmax(teacher.float(), -1)
+            log_q = _log_softmax(logits.detach())
+            log_p = _log_softmax(teacher)
             p = log_p.exp()
             value = _kl(log_p, p, log_q)
             q = log_q.exp_()
@@ -139,62 +145,81 @@ class CrossEntropy(_LogitObjective):
     def teacher(self, model: nn.Module, batch: Batch) -> None:
         return None
 
-    @torch.no_grad()
     def value(self, model: nn.Module, batch: Batch, teacher: Tensor | None) -> Tensor:
-        log_q = torch.log_softmax(self._logits(model, batch).float(), -1)
-        return -log_q.gather(-1, self._targets(batch, log_q))[..., 0].double().mean(1)
+        log_q = _log_softmax(self._logits(model, batch))
+        return _nll(log_q, self._targets(batch, log_q))
 
     def signals(
         self, model: nn.Module, batch: Batch, teacher: Tensor | None, generator: torch.Generator | None
     ) -> Signals:
         logits = self._logits(model, batch)
         with torch.no_grad():
-            log_q = torch.log_softmax(logits.detach().float(), -1)
+            log_q = _log_softmax(logits.detach())
             y = self._targets(batch, log_q)
-            value = -log_q.gather(-1, y)[..., 0].double().mean(1)
+            value = _nll(log_q, y)
             q = log_q.exp_()
             loss = q.clone().scatter_add_(-1, y, -torch.ones_like(y, dtype=q.dtype))
             return self._finish(logits, q, value, loss, generator)
 
     def _targets(self, batch: Batch, log_q: Tensor) -> Tensor:
-        return self.labels(batch).reshape(log_q.shape[:-1]).unsqueeze(-1)
+        return self.labels(batch).to(log_q.device).reshape(log_q.shape[:-1]).unsqueeze(-1)
 
 
 class CustomLoss:
-    """Any loss function of (model, batch): a scalar mean over the batch, or one value per sample (B,).
+    """Any loss function of (model, batch): a scalar mean over the batch, or one value a sample (B,).
 
-    There are no logits to sample labels from, so the curvature is the empirical per-sample Fisher. A scalar is
-    taken as the mean over the samples of the batch; their number is the first dimension of the layers' inputs.
+    tokens: positions a sample's loss is a mean over (1: none, as in classification); it says how to split
+    long samples and how to scale the curvature. There are no logits to sample labels from, so the curvature
+    is the empirical per-sample Fisher. The samples of a scalar's batch are counted by `batch_size`.
     """
 
     needs_teacher = False
 
-    def __init__(self, loss: Callable[[nn.Module, Batch], Tensor]) -> None:
-        self.loss = loss
+    def __init__(self, loss: Callable[[nn.Module, Batch], Tensor], tokens: int = 1) -> None:
+        self.loss, self.tokens = loss, tokens
 
     def teacher(self, model: nn.Module, batch: Batch) -> None:
         return None
 
-    @torch.no_grad()
     def value(self, model: nn.Module, batch: Batch, teacher: Tensor | None) -> Tensor:
-        return self.loss(model, batch).double().reshape(-1)
+        loss = self._checked(self.loss(model, batch)).double()
+        return loss if loss.dim() else loss.expand(batch_size(batch))
 
     def signals(
         self, model: nn.Module, batch: Batch, teacher: Tensor | None, generator: torch.Generator | None
     ) -> Signals:
-        output = self.loss(model, batch)
-        samples = 1 if output.dim() else batch_size(batch)
-        return Signals(
-            output.detach().double().reshape(-1), output, torch.full_like(output, samples), None, tokens=1
-        )
+        output = self._checked(self.loss(model, batch))
+        value = output.detach().double()
+        if not value.dim():
+            value = value.expand(batch_size(batch))
+        return Signals(value, output, torch.full_like(output, len(value) / output.numel()), None, self.tokens)
+
+    @staticmethod
+    def _checked(loss: Tensor) -> Tensor:
+        if not isinstance(loss, Tensor) or loss.dim() > 1:
+            found = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise InputError(f"the loss must be a scalar tensor or one value per sample (B,), not {found}")
+        return loss
 
 
 def batch_size(batch: Batch) -> int:
-    """Samples of a batch: the first dimension of the first tensor found in it."""
+    """Samples of a batch: the first dimension of the first tensor in it, in mappings and sequences too."""
+    size = _first_size(batch)
+    if size is None:
+        raise InputError(
+            f"cannot count the samples of a batch of type {type(batch).__name__}: "
+            "let the loss return one value per sample (B,)"
+        )
+    return size
+
+
+def _first_size(batch: Batch) -> int | None:
     if isinstance(batch, Tensor):
-        return int(batch.shape[0])
-    values = batch.values() if isinstance(batch, dict) else batch
-    return batch_size(next(iter(values)))
+        return int(batch.shape[0]) if batch.dim() else None
+    values = batch.values() if isinstance(batch, Mapping) else batch
+    if isinstance(batch, str) or not isinstance(batch, Mapping | Sequence):
+        return None
+    return next((size for size in map(_first_size, values) if size is not None), None)
 
 
 def _kl(log_p: Tensor, p: Tensor, log_q: Tensor) -> Tensor:
@@ -202,6 +227,11 @@ def _kl(log_p: Tensor, p: Tensor, log_q: Tensor) -> Tensor:
     return (p * (log_p - log_q)).sum(-1).double().mean(1)
 
 
+def _nll(log_q: Tensor, y: Tensor) -> Tensor:
+    """(B,) float64 mean over positions of the labels' -log q; y (B, P, 1)."""
+    return -log_q.gather(-1, y)[..., 0].double().mean(1)
+
+
 def _next_tokens(batch: Batch) -> Tensor:
-    ids: Tensor = batch["input_ids"] if isinstance(batch, dict) else batch
+    ids: Tensor = batch["input_ids"] if isinstance(batch, Mapping) else batch
     return ids[:, 1:]

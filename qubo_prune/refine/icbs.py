@@ -209,12 +209,12 @@ class IcbsLoop:
         )
         fisher = FisherSamples(layers)
         sampled = r.curvature.kind == "sampled_fisher"
-        tokens = collect(
+        collected = collect(
             self.state.model, layers, pairs, self.objective, moments, fisher, self.diagonal,
             sampled_labels=self.generator if sampled else None, chunk=r.chunk,
             fisher_chunk=r.curvature.chunk,
-        ).tokens  # fmt: skip
-        fisher.scale = float(r.curvature.chunk or tokens) if r.curvature.scale_by_tokens else 1.0
+        )  # fmt: skip
+        fisher.scale = collected.fisher_tokens if r.curvature.scale_by_tokens else 1.0
         return moments, fisher
 
     def _choose(self, step: int, names: tuple[str, ...], moments: GradientMoments) -> Block:

@@ -1,14 +1,14 @@
-"""One step's statistics: gradients of the loss and label-sampled Fisher of all layers, one forward pass for both."""
+"""One step's statistics of all layers: loss gradients and label-sampled Fisher from one forward pass."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from qubo_prune.errors import InputError
 from qubo_prune.layers import Layer
 from qubo_prune.objective import Batch, Objective
 from qubo_prune.statistics.fisher import FisherSamples, KroneckerDiagonal
@@ -18,11 +18,14 @@ from qubo_prune.statistics.tape import Tape, frozen
 
 @dataclass
 class Collected:
-    """value: mean loss of the samples seen; samples: how many; tokens: positions a sample's loss is a mean over."""
+    """What was seen: mean loss, number of samples, and positions of the loss in one sample of the Fisher.
+
+    fisher_tokens is the s that makes s G'G / N the Fisher of a position, each with a label of its own.
+    """
 
     value: float
     samples: int
-    tokens: int
+    fisher_tokens: float
 
 
 def collect(
@@ -30,8 +33,8 @@ def collect(
     layers: Mapping[str, Layer],
     batches: Iterable[tuple[Batch, Tensor | None]],
     objective: Objective,
-    moments: GradientMoments,
-    fisher: FisherSamples,
+    moments: GradientMoments | None,
+    fisher: FisherSamples | None = None,
     diagonal: KroneckerDiagonal | None = None,
     *,
     sampled_labels: torch.Generator | None = None,
@@ -44,53 +47,72 @@ def collect(
     label pass where a generator is given and the objective can sample, else from the loss pass itself.
     Nothing is sampled over weights: only layer inputs and output gradients are kept.
 
-    chunk: positions of a sample of the gradient's moments, fisher_chunk: of the Fisher. A window of T positions then counts as T / chunk samples, split by where a
-    layer is used: long contexts, and still many samples to judge the noise by. (Departure from a per-sequence
-    Fisher: what one label sends back into two chunks is counted in each alone.) Both must divide T. More and shorter
-    chunks raise the rank of the Fisher factor at the same cost: a solver finds its way around a low rank.
+    chunk: positions of a sample of the gradient's moments, fisher_chunk: of the Fisher; None: the window.
+    A window whose loss is a mean over P positions then counts as ceil(P / chunk) samples, split evenly by
+    where a layer is used: long contexts, and still many samples to judge the noise by. (Departure from a
+    per-sequence Fisher: what one label sends back into two chunks is counted in each alone.) More and shorter
+    chunks raise the rank of the Fisher factor at the same cost. A loss that is no mean is not split.
     """
-    total, count, tokens = 0.0, 0, 1
+    total, count, positions, fisher_samples = 0.0, 0, 0, 0
     with frozen(model), Tape(model, layers) as tape:
         for batch, teacher in batches:
             tape.forget()
             with torch.enable_grad():
                 signals = objective.signals(model, batch, teacher, sampled_labels)
-            tokens = signals.tokens
+            samples, tokens, two_passes = len(signals.value), signals.tokens, signals.label is not None
+            pieces, fisher_pieces = _pieces(tokens, chunk), _pieces(tokens, fisher_chunk)
 
-            def curvature(name: str, x: list[Tensor], g: list[Tensor], tokens: int = tokens) -> None:
-                fisher.add(name, *_chunks(x, g, fisher_chunk))
+            def curvature(
+                name: str, x: list[Tensor], g: list[Tensor], tokens: int = tokens, pieces: int = fisher_pieces
+            ) -> None:
+                if fisher is not None:
+                    fisher.add(name, *_chunks(x, g, pieces))
                 if diagonal is not None:
                     diagonal.add(name, x, g, tokens)
 
-            def slope(name: str, x: list[Tensor], g: list[Tensor], both: bool = signals.label is None) -> None:
-                moments.add(name, *_chunks(x, g, chunk))
+            def slope(
+                name: str, x: list[Tensor], g: list[Tensor], pieces: int = pieces, both: bool = not two_passes
+            ) -> None:
+                if moments is not None:
+                    moments.add(name, *_chunks(x, g, pieces))
                 if both:
                     curvature(name, x, g)
 
-            tape.backward(signals.output, signals.loss, slope, last=signals.label is None)
+            tape.backward(signals.output, signals.loss, slope, samples, last=not two_passes)
             if signals.label is not None:
-                tape.backward(signals.output, signals.label, curvature)
+                tape.backward(signals.output, signals.label, curvature, samples)
             total += float(signals.value.sum())
-            count += len(signals.value)
-    return Collected(total / max(1, count), count, tokens)
+            count += samples
+            positions += samples * tokens
+            fisher_samples += samples * fisher_pieces
+    return Collected(total / max(1, count), count, positions / max(1, fisher_samples))
 
 
-def _chunks(inputs: list[Tensor], grads: list[Tensor], chunk: int | None) -> tuple[list[Tensor], list[Tensor]]:
-    """(B, T, f) tensors as (B * T / chunk, chunk, f); gradients rescaled to those of each chunk's own mean."""
-    if chunk is None or inputs[0].shape[1] == chunk:
+def _pieces(tokens: int, chunk: int | None) -> int:
+    """How many samples a loss over `tokens` positions counts as."""
+    return 1 if chunk is None else math.ceil(tokens / chunk)
+
+
+def _chunks(inputs: list[Tensor], grads: list[Tensor], pieces: int) -> tuple[list[Tensor], list[Tensor]]:
+    """(B, T, f) tensors as (B * pieces, T / pieces, f), gradients times `pieces`: the mean stays the same.
+
+    The last piece is filled up with zeros where T does not divide.
+    """
+    if pieces == 1:
         return inputs, grads
-    if inputs[0].shape[1] % chunk:
-        raise InputError(f"windows of {inputs[0].shape[1]} positions do not divide into chunks of {chunk}")
-    pieces = inputs[0].shape[1] // chunk
-    return (
-        [x.reshape(-1, chunk, x.shape[-1]) for x in inputs],
-        [g.reshape(-1, chunk, g.shape[-1]) * pieces for g in grads],
-    )
+    return [_cut(x, pieces) for x in inputs], [_cut(g, pieces) * pieces for g in grads]
 
 
-def mean_value(
-    model: nn.Module, pairs: Sequence[tuple[Batch, Tensor | None]], objective: Objective
-) -> float:
+def _cut(x: Tensor, pieces: int) -> Tensor:
+    batch, length, features = x.shape
+    span = math.ceil(length / pieces)
+    if span * pieces != length:
+        x = torch.nn.functional.pad(x, (0, 0, 0, span * pieces - length))
+    return x.reshape(batch * pieces, span, features)
+
+
+@torch.no_grad()
+def mean_value(model: nn.Module, pairs: Sequence[tuple[Batch, Tensor | None]], objective: Objective) -> float:
     """Mean loss over the samples of (batch, teacher) pairs, float64."""
     with frozen(model):
         values = torch.cat([objective.value(model, batch, teacher).cpu() for batch, teacher in pairs])

@@ -12,6 +12,9 @@ from qubo_prune.layers import Layer
 Indices = Mapping[str, Tensor]
 """layer name -> flat indices (int64) into its (out, in) weight."""
 
+GATHER_BYTES = 64 << 20
+"""Products of inputs and output gradients at chosen indices are formed in pieces of about this size."""
+
 
 class FisherSamples:
     """Keeps the inputs and output gradients of N samples, and forms gradients of chosen indices from them.
@@ -27,6 +30,7 @@ class FisherSamples:
         self._kept: dict[str, list[tuple[list[Tensor], list[Tensor]]]] = {name: [] for name in layers}
 
     def add(self, name: str, inputs: list[Tensor], grads: list[Tensor]) -> None:
+        """Keep the B samples of one layer; every layer must be given the same samples in the same order."""
         self._kept[name].append((inputs, grads))
 
     @property
@@ -37,51 +41,56 @@ class FisherSamples:
     def gather(self, indices: Indices) -> Tensor:
         """(N, n) float32 per-sample gradients of the chosen weights, layers in the order of `indices`.
 
-        A sampled matrix product: O(T) a sample and index.
+        A sampled matrix product: O(T) a sample and index, formed in pieces of about GATHER_BYTES.
         """
-        parts = []
-        for name, index in indices.items():
-            columns = self._layers[name].shape[1]
-            row, col = index // columns, index % columns
-            batches = []
-            for inputs, grads in self._kept[name]:
-                total = None
-                for x, g in zip(inputs, grads, strict=True):
-                    part = torch.einsum("btk,btk->bk", g[:, :, row].float(), x[:, :, col].float())
-                    total = part if total is None else total + part
-                batches.append(total)
-            if batches:
-                parts.append(torch.cat([b for b in batches if b is not None]))
-            else:
-                parts.append(torch.zeros(self.samples, len(index), device=index.device))
-        return torch.cat(parts, dim=1)
+        return torch.cat([self._gather(name, index) for name, index in indices.items()], dim=1)
+
+    def _gather(self, name: str, index: Tensor) -> Tensor:
+        columns = self._layers[name].shape[1]
+        row, col = index // columns, index % columns
+        out = torch.zeros(self.samples, len(index), device=index.device)
+        lo = 0
+        for inputs, grads in self._kept[name]:
+            hi = lo + inputs[0].shape[0]
+            for x, g in zip(inputs, grads, strict=True):
+                step = max(1, GATHER_BYTES // (4 * x.shape[0] * x.shape[1]))
+                for i in range(0, len(index), step):
+                    part = g[:, :, row[i : i + step]].float() * x[:, :, col[i : i + step]].float()
+                    out[lo:hi, i : i + step] += part.sum(1)
+            lo = hi
+        return out
 
 
 class KroneckerDiagonal:
     """diag(H) of every weight as E[x_j^2] E[g_o^2] (K-FAC's independence assumption): O(in + out) a layer.
 
-    Screens candidates: no weight-sized product is needed for it. g is the gradient per token
-    (tokens x the gradient of the sample's mean loss), so it estimates the token-scaled Fisher.
+    Screens candidates: no weight-sized product is needed for it. It estimates the token-scaled Fisher: a
+    position counts alone, with the gradient of its own loss (P times that of the mean over P positions).
     """
 
     def __init__(self, layers: Mapping[str, Layer]) -> None:
         self._x = {n: torch.zeros(la.shape[1], device=la.weight.device) for n, la in layers.items()}
         self._g = {n: torch.zeros(la.shape[0], device=la.weight.device) for n, la in layers.items()}
-        self._rows = dict.fromkeys(self._x, 0.0)
+        self._rows = dict.fromkeys(self._x, 0.0)  # input vectors the layer saw, over all its calls
+        self._positions = dict.fromkeys(self._x, 0.0)  # positions of the loss
 
     def age(self, discount: float) -> None:
+        """Let everything seen so far count `discount` times as much (0 forgets it)."""
         for name in self._x:
             self._x[name].mul_(discount)
             self._g[name].mul_(discount)
             self._rows[name] *= discount
+            self._positions[name] *= discount
 
     def add(self, name: str, inputs: list[Tensor], grads: list[Tensor], tokens: int) -> None:
+        """Count B samples of one layer; grads (B, T, out) of losses that are means over `tokens`."""
         for x, g in zip(inputs, grads, strict=True):
             self._x[name] += x.float().square().sum((0, 1))
             self._g[name] += (g.float() * tokens).square().sum((0, 1))
-        self._rows[name] += inputs[0].shape[0] * inputs[0].shape[1]
+            self._rows[name] += x.shape[0] * x.shape[1]
+        self._positions[name] += inputs[0].shape[0] * tokens
 
     def diagonal(self, name: str) -> Tensor:
-        """(out, in) estimate of diag(H)."""
-        rows = max(self._rows[name], 1e-30)
-        return torch.outer(self._g[name] / rows, self._x[name] / rows)
+        """(out, in) estimate of diag(H): sum over positions of g_o^2 x_j^2, over the loss's positions."""
+        rows, positions = max(self._rows[name], 1e-30), max(self._positions[name], 1e-30)
+        return torch.outer(self._g[name] / positions, self._x[name] / rows)

@@ -12,11 +12,11 @@ from qubo_prune.errors import InputError
 from qubo_prune.layers import Layer
 
 BMM_BYTES = 64 << 20
-"""Per-sample gradients of one layer are formed in groups of samples of about this size (they stay in cache)."""
+"""Per-sample gradients of one layer are formed in groups of about this size (they stay in cache)."""
 
 
 def per_sample_gradients(inputs: list[Tensor], grads: list[Tensor]) -> Tensor:
-    """(B, out, in) float32 weight gradients of B samples from a layer's inputs (B, T, in) and grads (B, T, out)."""
+    """(B, out, in) float32 weight gradients of B samples from inputs (B, T, in) and grads (B, T, out)."""
     total: Tensor | None = None
     for x, g in zip(inputs, grads, strict=True):
         part = torch.bmm(g.float().transpose(1, 2), x.float())
@@ -29,7 +29,9 @@ class GradientMoments:
     """mean and standard error of dL_n/dw over samples n, for all weights of all layers: two floats a weight.
 
     Each `age(discount)` multiplies the weight of what was seen before, so that `mean` is an exponentially
-    weighted average over steps (few weights change between two of them). float32 sums of a few thousand terms.
+    weighted average over steps (few weights change between two of them). float32 sums of a few thousand
+    terms. A weighted sample of n = (sum of weights)^2 / (sum of squares) gives the mean the variance s^2 / n,
+    with s^2 = n / (n - 1) times the weighted mean square about it.
     """
 
     def __init__(self, layers: Mapping[str, Layer]) -> None:

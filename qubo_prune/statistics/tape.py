@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qubo_prune.errors import InputError
 from qubo_prune.layers import Layer
 
 Consumer = Callable[[str, list[Tensor], list[Tensor]], None]
-"""Called once per layer and backward pass with the inputs (B, T, in) and output gradients (B, T, out) of every
+"""Called once per layer and backward pass with the inputs (B, T, in) and output gradients (B, T, out) of each
 call of the layer in the forward pass (more than one where a module or its weight is used again)."""
 
 
@@ -24,10 +25,10 @@ def frozen(model: nn.Module) -> Iterator[None]:
     """
     training = {m: m.training for m in model.modules()}
     needed = {p: p.requires_grad for p in model.parameters()}
-    model.eval()
-    for p in needed:
-        p.requires_grad_(False)
     try:
+        model.eval()
+        for p in needed:
+            p.requires_grad_(False)
         yield
     finally:
         for p, flag in needed.items():
@@ -39,24 +40,31 @@ def frozen(model: nn.Module) -> Iterator[None]:
 class Tape:
     """Records, while it is open, what the weight gradients of `layers` are made of.
 
-    Use inside `frozen(model)`:  with Tape(model, layers) as tape: out = forward(); tape.backward(out, cotangent,
-    consumer). The gradient of a layer's weight for sample b is sum over its calls of grad[b].T @ input[b].
-    A weight shared by several modules is followed through all of them.
+    Use inside `frozen(model)`, under torch.enable_grad():
+
+        with Tape(model, layers) as tape:
+            out = forward()
+            tape.backward(out, cotangent, consumer, samples)
+
+    The gradient of a layer's weight for sample b is the sum over its calls of grad[b].T @ input[b]. A layer
+    that the output does not depend on gets one call of zeros. Samples come first in a layer's input, as
+    (B, ..., in) or flattened (B * T, in). A weight shared by several linear modules is followed through all
+    of them; an embedding that shares it is not: its part of the gradient is left out.
     """
 
     def __init__(self, model: nn.Module, layers: Mapping[str, Layer]) -> None:
+        self._layers = layers
         by_weight = {id(layer.module.weight): name for name, layer in layers.items()}
         self._modules = [
             (module, by_weight[id(module.weight)])
             for module in model.modules()
-            if isinstance(getattr(module, "weight", None), nn.Parameter) and id(module.weight) in by_weight
+            if isinstance(getattr(module, "weight", None), nn.Parameter)
+            and id(module.weight) in by_weight
             and not isinstance(module, nn.Embedding)
         ]
         self._handles: list[Any] = []
-        self._consumer: Consumer | None = None
+        self._receiver: Callable[[str, Tensor, Tensor], None] | None = None
         self._calls: dict[str, int] = {}
-        self._inputs: dict[str, list[Tensor]] = {}
-        self._grads: dict[str, list[Tensor]] = {}
 
     def __enter__(self) -> Tape:
         for module, name in self._modules:
@@ -67,51 +75,80 @@ class Tape:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self.forget()
+        self._calls.clear()
 
     def forget(self) -> None:
         """Drop what the last forward pass left; call it before the next one."""
         self._calls.clear()
-        self._inputs.clear()
-        self._grads.clear()
 
     def _hook(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor | None]:
         def forward_hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
             if not torch.is_grad_enabled():
                 return None
             started = None
-            if not output.requires_grad:
-                output = started = output.detach().requires_grad_(True)  # the graph starts at the first layer
-            x = _three_dimensional(args[0].detach())
+            if not output.requires_grad:  # the graph starts here; cloned, so that the model may write into it
+                output = started = output.detach().requires_grad_(True).clone()
+            x = args[0].detach()
+            version = x._version
             self._calls[name] = self._calls.get(name, 0) + 1
-            output.register_hook(lambda grad: self._receive(name, x, _three_dimensional(grad)))
+
+            def receive(grad: Tensor) -> None:
+                if x._version != version:
+                    raise InputError(
+                        f"the model writes into the input of layer {name!r} after the layer has read it: "
+                        "leave the layer out with `exclude`"
+                    )
+                if self._receiver is not None:
+                    self._receiver(name, x, grad)
+
+            output.register_hook(receive)
             return started
 
         return forward_hook
 
-    def _receive(self, name: str, x: Tensor, grad: Tensor) -> None:
-        if self._consumer is None:
-            return
-        self._inputs.setdefault(name, []).append(x)
-        self._grads.setdefault(name, []).append(grad)
-        if len(self._grads[name]) == self._calls[name]:
-            self._consumer(name, self._inputs.pop(name), self._grads.pop(name))
+    def backward(
+        self, output: Tensor, cotangent: Tensor, consumer: Consumer, samples: int, *, last: bool = True
+    ) -> None:
+        """Pull `cotangent` (the shape of `output`) of B samples back; last=False keeps the graph for another.
 
-    def backward(self, output: Tensor, cotangent: Tensor, consumer: Consumer, *, last: bool = True) -> None:
-        """Pull `cotangent` (the shape of `output`) back; last=False keeps the graph for another pull."""
-        self._consumer = consumer
+        InputError: an output without a graph although layers were called (a loss that is detached), a layer
+        whose input does not hold B samples, or one that was written into meanwhile.
+        """
+        if self._calls and not output.requires_grad:
+            raise InputError(
+                "the loss depends on no pruned layer: return it with its graph (no .item(), .detach())"
+            )
+        inputs: dict[str, list[Tensor]] = {}
+        grads: dict[str, list[Tensor]] = {}
+
+        def receive(name: str, x: Tensor, grad: Tensor) -> None:
+            inputs.setdefault(name, []).append(_by_sample(name, x, samples))
+            grads.setdefault(name, []).append(_by_sample(name, grad, samples))
+            if len(grads[name]) == self._calls[name]:
+                consumer(name, inputs.pop(name), grads.pop(name))
+                done.add(name)
+
+        done: set[str] = set()
+        self._receiver = receive
         try:
-            output.backward(cotangent, retain_graph=not last)
-            for name in list(self._grads):  # a call whose output never reached the loss contributes nothing
-                consumer(name, self._inputs.pop(name), self._grads.pop(name))
+            if output.requires_grad:
+                torch.autograd.backward(output, cotangent, retain_graph=not last)
         finally:
-            self._consumer = None
-            self._inputs.clear()
-            self._grads.clear()
-            if last:
-                self.forget()
+            self._receiver = None
+        for name, layer in self._layers.items():  # calls, or whole layers, that the output does not depend on
+            if name not in done:
+                nothing = layer.weight.new_zeros(samples, 1, sum(layer.shape))
+                empty = list(nothing.split(layer.shape[::-1], -1))
+                consumer(name, inputs.pop(name, empty[:1]), grads.pop(name, empty[1:]))
+        if last:
+            self.forget()
 
 
-def _three_dimensional(x: Tensor) -> Tensor:
-    """(B, ..., features) as (B, T, features), T the product of what lies between."""
-    return x.unsqueeze(1) if x.dim() == 2 else x.reshape(x.shape[0], -1, x.shape[-1])
+def _by_sample(name: str, x: Tensor, samples: int) -> Tensor:
+    """(B, ..., features) or (B * T, features) as (B, T, features), T the product of what lies between."""
+    if samples != 1 and (x.dim() < 2 or x.shape[0] % samples):
+        raise InputError(
+            f"layer {name!r} sees {tuple(x.shape)} for a batch of {samples} samples: their number must come "
+            "first (batch_first); else use batches of one sample"
+        )
+    return x.reshape(samples, -1, x.shape[-1])
