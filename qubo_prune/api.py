@@ -131,12 +131,12 @@ def prune(
         clock.lap("on_masks")
         result = RefineResult(stopped="no refinement")
         if refine is not None and refine.steps:
+            say(Progress("refine", 0, refine.steps))
             loop = IcbsLoop(
                 state, objective, _endless(data.calibrate), data.accept, refine, _importance(state, evidence),
                 seed=recipe.seed, export=None if export_blocks is None else Path(export_blocks),
                 on_step=lambda record: say(Progress("refine", record.step + 1, refine.steps, record)),
             )  # fmt: skip
-            say(Progress("refine", 0, refine.steps))
             result = loop.run()
         clock.lap("refine")
         figures["refined"] = None

@@ -1,10 +1,10 @@
-"""Export the blocks that a run solves: real instances for people who work on solvers, with what is known of them.
+"""Export the blocks that a run solves: real instances for solver people, with what is known of them.
 
-    block.npz   everything, low-rank factors included: `qubo-prune solve block.npz`, `qubo_solvers.formats.read`
+    block.npz   everything, low-rank factors included: for `qubo-prune solve` and `qubo_solvers.formats.read`
     block.cqm   the same for dimod (`dimod.ConstrainedQuadraticModel.from_file`), where it is small enough
 
-The npz file's metadata says how quadratic a block is: the energy of the best assignment found beside the energy of
-the one that sorting alone gives (couplings ignored). The energy of the mask as it was is 0.
+The npz file's metadata says how quadratic a block is: the energy of the best assignment found beside the
+energy of the one that sorting alone gives (couplings ignored). The energy of the mask as it was is 0.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from qubo_solvers.dimod_bridge import MAX_VARIABLES
 from qubo_solvers.formats import cqm, npz
 
 MAX_CQM = 1024
-"""Variables up to which a .cqm is written too: dimod's models are dense, 16 bytes for each of n^2 / 2 couplings."""
+"""Variables up to which a .cqm is written too: it is dense, 16 bytes for each of n^2 / 2 couplings."""
 
 
 def export_block(

