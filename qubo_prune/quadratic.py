@@ -1,36 +1,39 @@
-"""The algebra of the local loss model: a block of weights with its gradient and curvature -> CardinalityQubo.
+"""The algebra of the local loss model: a block of weights, its gradient and curvature -> CardinalityQubo.
 
-With x_i = 1 where weight i is pruned, w0 the value it has when kept, w its value now, dw0 = w0 - w, the move is
+With x_i = 1 where weight i is pruned, w0 its value when kept, w its value now, dw0 = w0 - w, the move is
 d = dw0 - w0 x and dL(x) = gamma g'd + 1/2 d'Hd + 1/2 rho d'd. The current mask has energy 0.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from qubo_solvers import CardinalityQubo, Dense, LowRank
 from torch import Tensor
 
 from qubo_prune.errors import InputError
+from qubo_solvers import CardinalityQubo, Dense, LowRank
 
 
 @dataclass(frozen=True)
 class Curvature:
-    """H of a block of n weights: factor' factor (rank N) or an explicit matrix; exactly one of the two.
+    """H of a block of n weights; exactly one of the three is given.
 
-    factor   (N, n): H = factor' factor, e.g. sqrt(s/N) G from N per-sample gradients
-    matrix   (n, n): an explicit H, e.g. the exact Hessian
+    factor    (N, n): H = factor' factor, of rank N, e.g. sqrt(s/N) G from N per-sample gradients
+    matrix    (n, n): an explicit symmetric H, e.g. the exact Hessian
+    diagonal  (n,): H = diag(diagonal), no couplings
     """
 
     factor: Tensor | None = None
     matrix: Tensor | None = None
+    diagonal: Tensor | None = None
 
     @classmethod
     def fisher(cls, samples: Tensor, scale: float = 1.0) -> Curvature:
-        """H = scale * G'G / N from per-sample gradients G (N, n) (arXiv 2411.17796, eq. for the empirical Fisher)."""
+        """H = scale * G'G / N from per-sample gradients G (N, n) (arXiv 2411.17796, the empirical Fisher)."""
         return cls(factor=samples * (scale / max(1, samples.shape[0])) ** 0.5)
 
     @classmethod
@@ -38,14 +41,22 @@ class Curvature:
         """H = g g', the outer product of the mean gradient: rank one."""
         return cls(factor=gradient.reshape(1, -1))
 
+    def without_couplings(self) -> Curvature:
+        """Only the diagonal of H: the ablation in which flips do not know of one another."""
+        if self.factor is not None:
+            return Curvature(diagonal=self.factor.double().square().sum(0))
+        return self if self.matrix is None else Curvature(diagonal=self.matrix.diagonal())
+
     def times(self, v: Tensor) -> Tensor:
         """H v in float64, (n,)."""
         v = v.double()
         if self.factor is not None:
             f = self.factor.double()
             return f.T @ (f @ v)
-        assert self.matrix is not None
-        return self.matrix.double() @ v
+        if self.matrix is not None:
+            return self.matrix.double() @ v
+        assert self.diagonal is not None
+        return self.diagonal.double() * v
 
 
 @dataclass(frozen=True)
@@ -67,17 +78,29 @@ class LossModel:
     rho: float = 0.0
 
     def __post_init__(self) -> None:
-        n = self.kept_value.shape[0]
-        parts = {"kept values": self.kept_value, "mask": self.pruned, "gradient": self.gradient}
-        c = self.curvature
-        parts["curvature"] = c.factor if c.factor is not None else c.matrix  # type: ignore[assignment]
-        for label, tensor in parts.items():
-            if tensor is None or tensor.shape[-1] != n:
-                raise InputError(f"the block has {n} weights but its {label} do not match")
+        n, c = self.kept_value.shape[-1], self.curvature
+        given = [
+            (t, s) for t, s in ((c.factor, (-1, n)), (c.matrix, (n, n)), (c.diagonal, (n,))) if t is not None
+        ]
+        if len(given) != 1:
+            raise InputError(f"curvature is one of factor, matrix and diagonal: {len(given)} are given")
+        (curvature, shape), line = given[0], (n,)
+        parts = [
+            ("kept values", self.kept_value, line),
+            ("mask", self.pruned, line),
+            ("gradient", self.gradient, line),
+        ]
+        for label, tensor, wanted in [*parts, ("curvature", curvature, shape)]:
+            if tensor.dim() != len(wanted) or any(
+                h not in (-1, k) for h, k in zip(wanted, tensor.shape, strict=True)
+            ):
+                raise InputError(f"{label} of a block of {n} weights cannot have shape {tuple(tensor.shape)}")
             if not bool(torch.isfinite(tensor).all()):
                 raise InputError(
-                    f"the block's {label} have NaN or infinite entries: check the calibration data and the dtype"
+                    f"NaN or infinite {label} in a block: check the calibration data and the model's dtype"
                 )
+        if not (math.isfinite(self.gamma) and math.isfinite(self.rho)):
+            raise InputError(f"gamma and rho must be finite, not {self.gamma} and {self.rho}")
 
     def move(self, pruned: Tensor) -> Tensor:
         """d(x) = dw0 - w0 x in float64, (n,); dw0 = w0 - w is w0 where the weight is pruned now."""
@@ -92,7 +115,7 @@ class LossModel:
 
 @dataclass(frozen=True)
 class BuiltBlock:
-    """A problem with the seconds its building (on the gradients' device) and its transfer to the host took."""
+    """A problem, and the seconds its building (where the gradients are) and its transfer to the host took."""
 
     problem: CardinalityQubo
     build_seconds: float
@@ -114,7 +137,7 @@ def build(
     groups            (n,) int group of each weight
     pruned_per_group  (m,) exact number of pruned weights per group
     reference         (n,) bool or 0/1, the current mask's pruned weights; required with a radius
-    dense             write Q out (n x n) instead of keeping the low-rank factor
+    dense             write Q out (n x n) instead of keeping the low-rank factor; always so for a matrix
 
     Q = 1/2 (w0 w0') o Hr, linear = -w0 o (gamma g + Hr dw0), const = gamma g'dw0 + 1/2 dw0' Hr dw0 with
     Hr = H + rho I. Runs where the tensors are; the factor, linear term and groups cross to the host once.
@@ -123,20 +146,21 @@ def build(
     w0, now = model.kept_value.double(), model.pruned.double()
     slope = -model.gamma * model.gradient.double() * w0
     ridge = 0.5 * model.rho * w0.square()
-    if model.curvature.factor is not None:
-        body = (model.curvature.factor * model.kept_value).T.contiguous()  # (n, N): row i is variable i's
-        factor = body.double()
-        q_now = 0.5 * (factor @ (factor.T @ now)) + ridge * now
-        if dense:
-            body = 0.5 * (factor @ factor.T) + torch.diag(ridge)
-    else:
-        assert model.curvature.matrix is not None
+    if model.curvature.matrix is not None:
         dense = True
         body = 0.5 * torch.outer(w0, w0) * model.curvature.matrix.double() + torch.diag(ridge)
         body = 0.5 * (body + body.T)
         q_now = body @ now
-    # -w0 o (gamma g + Hr dw0) and gamma g'dw0 + 1/2 dw0'Hr dw0, through Q itself: rounding of a float32 factor
-    # then cancels, and the energy of the current mask is 0 to float64.
+    else:
+        body = _low_rank(model)
+        if model.curvature.diagonal is not None:
+            ridge = ridge + 0.5 * model.curvature.diagonal.double() * w0.square()
+        factor = body.double()
+        q_now = 0.5 * (factor @ (factor.T @ now)) + ridge * now
+        if dense:
+            body = 0.5 * (factor @ factor.T) + torch.diag(ridge)
+    # -w0 o (gamma g + Hr dw0) and gamma g'dw0 + 1/2 dw0'Hr dw0, through Q itself: rounding of a float32
+    # factor then cancels, and the energy of the current mask is 0 to float64.
     linear = slope - 2 * q_now
     offset = now @ q_now - slope @ now
     if w0.is_cuda:
@@ -155,3 +179,12 @@ def build(
         name=name,
     )
     return BuiltBlock(problem, built - started, time.perf_counter() - built)
+
+
+def _low_rank(model: LossModel) -> Tensor:
+    """F (n, N), row i variable i's, float32 at least: Q = 1/2 F F' + a diagonal; zeros for a diagonal H."""
+    factor = model.curvature.factor
+    if factor is None:
+        return model.kept_value.new_zeros(len(model.kept_value), 1, dtype=torch.float32)
+    wide = torch.promote_types(factor.dtype, torch.float32)
+    return (factor.to(wide) * model.kept_value).T.contiguous()

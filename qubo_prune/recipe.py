@@ -72,7 +72,9 @@ class Gradient(_Part):
 class CurvatureChoice(_Part):
     """H of a block. The ridge is the paper's: ridge * |d|^2, so rho = 2 * ridge."""
 
-    kind: Literal["sampled_fisher", "empirical_fisher", "mean_gradient"] = "sampled_fisher"
+    kind: Literal["sampled_fisher", "empirical_fisher", "mean_gradient", "exact_hessian"] = Field(
+        "sampled_fisher", description="exact_hessian: for study, blocks of at most 512 variables"
+    )
     scale_by_tokens: bool = True
     chunk: int | None = Field(16, ge=1, description="positions a Fisher sample is taken over; None: the window")
     ridge: float = Field(0.0, ge=0)
@@ -129,6 +131,13 @@ class Recipe(_Part):
         r = self.refine
         if r is not None and r.curvature.kind == "mean_gradient" and r.curvature.scale_by_tokens:
             raise ValueError("refine.curvature.scale_by_tokens makes no sense for kind mean_gradient: set it to false")
+        if r is not None and r.curvature.kind == "exact_hessian":
+            gain = r.candidates.criterion == "gain"
+            name = "max_variables" if gain else "block_size"
+            if (getattr(r.candidates, name) or 1 << 62) > 512:
+                raise ValueError(f"exact_hessian takes at most 512 variables: set refine.candidates.{name}")
+        if r is not None and r.scope == "all_layers" and r.candidates.criterion != "gain":
+            raise ValueError(f"candidates by {r.candidates.criterion} are of one layer: set refine.scope to one_layer")
         if r is not None and r.scope == "one_layer" and r.candidates.criterion == "gain" and r.trust is None:
             raise ValueError("candidates by gain need a trust region: set refine.trust")
         return self

@@ -33,6 +33,7 @@ from qubo_prune.state import PruneState
 from qubo_prune.statistics.collect import collect, mean_value
 from qubo_prune.statistics.fisher import FisherSamples, KroneckerDiagonal
 from qubo_prune.statistics.gradients import GradientMoments
+from qubo_prune.statistics.hessian import exact_hessian
 from qubo_prune.statistics.tape import frozen
 
 Pair = tuple[Batch, Tensor | None]
@@ -123,6 +124,7 @@ class IcbsLoop:
         self.moments = GradientMoments(state.layers) if whole else None
         self.diagonal = KroneckerDiagonal(state.layers)
         self.tabu = TabuList()
+        self.pairs: list[Pair] = []
         c = recipe.candidates
         scores = {name: importance(name) for name in state.layers}
         self.boundary = Boundary(scores, state.masks, c.fixed_pruned, c.fixed_kept)
@@ -214,6 +216,7 @@ class IcbsLoop:
             sampled_labels=self.generator if sampled else None, chunk=r.chunk,
             fisher_chunk=r.curvature.chunk,
         )  # fmt: skip
+        self.pairs = pairs if r.curvature.kind == "exact_hessian" else []
         fisher.scale = collected.fisher_tokens if r.curvature.scale_by_tokens else 1.0
         return moments, fisher
 
@@ -266,8 +269,15 @@ class IcbsLoop:
         )
         if r.curvature.kind == "mean_gradient":
             curvature = quadratic.Curvature.mean_gradient(gradient)
+        elif r.curvature.kind == "exact_hessian":
+            s = self.state
+            curvature = quadratic.Curvature(
+                matrix=exact_hessian(s.model, s.layers, block.indices, self.objective, self.pairs)
+            )
         else:
             curvature = quadratic.Curvature.fisher(fisher.gather(block.indices), fisher.scale)
+        if not r.curvature.couplings:
+            curvature = curvature.without_couplings()
         model = quadratic.LossModel(
             block.gather(self.state.kept_values).float(), pruned, gradient, curvature, r.gradient.gamma,
             2 * r.curvature.ridge,
