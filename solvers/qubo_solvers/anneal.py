@@ -84,8 +84,8 @@ class Anneal:
         search.offer(start)
         verified, proposals, accepted, anneals = False, 0, 0, 0
         if not search.stop() and search.load(start, recorder.energy):
-            verified = search.descend(self.verify)
             strength = coupling_strength(problem, rng)
+            verified = search.descend(self.verify and strength == 0)
             if strength > 0:
                 state = rng.integers(1, 1 << 63, 1, dtype=np.uint64)
                 run = _Annealing(search, state)
@@ -107,7 +107,7 @@ class Anneal:
             "moves": search.counters.moves,
             "verified": verified,
         }
-        return recorder.solution(self.name, work=work)
+        return recorder.solution(self.name, status=search.status(), work=work)
 
     def _sweeps(self, n: int) -> int:
         return max(100, min(1000, 20_000_000 // max(1, n))) if self.sweeps is None else self.sweeps

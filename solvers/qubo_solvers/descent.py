@@ -84,6 +84,7 @@ class Descent:
         counters = search.counters
         return recorder.solution(
             self.name,
+            status=search.status(),
             work={
                 "restarts": begun,
                 "moves": counters.moves,

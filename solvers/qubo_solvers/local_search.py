@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from qubo_solvers.kernels import search
 from qubo_solvers.kernels.model import Model, State, empty_state, model_of
 from qubo_solvers.problem import Assignment, CardinalityQubo
+from qubo_solvers.solution import Status
 from qubo_solvers.solver import Recorder
 from qubo_solvers.start import greedy_start, repair
 
@@ -51,7 +52,7 @@ class LocalSearch:
         self.chunk = 200_000 + 4_000_000 // (1 + (width if self.model.low_rank else 0))
         self._keys = np.empty(n)
         self._zeros = np.empty(n, np.int32)
-        self._bounded_rows = False
+        self._cut = False
         self._offer_seconds = 0.0
         self._offered_at = 0.0
         self._start_energy = math.nan
@@ -59,7 +60,15 @@ class LocalSearch:
     # -- clock and incumbents ----------------------------------------
 
     def stop(self) -> bool:
-        return self.recorder.asked_to_stop or self.recorder.remaining() <= 1.5 * self._offer_seconds
+        """Whether to end now: asked to by the callback, or the time left is needed to score the answer."""
+        if self.recorder.asked_to_stop:
+            return True
+        self._cut = self.recorder.remaining() <= 1.5 * self._offer_seconds
+        return self._cut
+
+    def status(self) -> Status | None:
+        """TIME_LIMIT where the clock ended the search; None: the recorder decides."""
+        return Status.TIME_LIMIT if self._cut else None
 
     def offer(self, x: ArrayLike) -> bool:
         """Score x for the recorder, and learn what scoring costs."""

@@ -1,11 +1,11 @@
 """Tabu search: the best admissible swap (flip where counts may vary) a step, restarted from the incumbent.
 
-Glover 1989 (doi 10.1287/ijoc.1.3.190); one-flip moves, a tenure in proportion to n plus up to ten steps and
-perturbed restarts as in Palubeckis 2006 (Informatica 17(2)); swaps of the best drops and adds as in Wu and Hao
-2013 (doi 10.1016/j.ejor.2013.06.002). Departures: each group has a short candidate list instead of a full scan (all of
-a small group, else its best by field, gathered again in turn), and groups are rescored lazily, best first, so
-that a step costs little however many groups there are; the move is the best of the lists, not of the whole
-neighbourhood.
+Glover 1989 (doi 10.1287/ijoc.1.3.190); one-flip moves, a tenure in proportion to n plus up to ten steps, and
+perturbed restarts as in Palubeckis 2006 (Informatica 17(2)); swaps of the best drops and adds as in Wu and
+Hao 2013 (doi 10.1016/j.ejor.2013.06.002). Departures: each group has a short candidate list instead of a full
+scan (all of a small group, else its best by field, gathered again in turn), and groups are rescored lazily,
+best first, so that a step costs little however many groups there are; the move is the best of the lists, not
+of the whole neighbourhood.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Tabu:
         search.offer(start)
         verified, steps, restarts = False, 0, 0
         if not search.stop() and search.load(start, recorder.energy):
-            verified = search.descend(self.verify)
+            search.descend(verify=False)
             steps, restarts = self._search(search, seed)
             search.publish(force=True)
             if not search.stop():
@@ -92,7 +92,7 @@ class Tabu:
             "moves": search.counters.moves,
             "verified": verified,
         }
-        return recorder.solution(self.name, work=work)
+        return recorder.solution(self.name, status=search.status(), work=work)
 
     def _search(self, search: LocalSearch, seed: int) -> tuple[int, int]:
         """Steps and restarts from the state, a local optimum; leaves the state at the best assignment."""
