@@ -1,4 +1,4 @@
-"""The model under pruning: its layers, the values weights have when kept, the masks, and exact flips of them."""
+"""The model under pruning: its layers, the values weights have when kept, the masks, and exact flips."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,20 +20,25 @@ def uninterrupted() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    caught: list[Any] = []
-    before = signal.signal(signal.SIGINT, lambda *args: caught.append(args))
+    caught = False
+
+    def note(*_: object) -> None:
+        nonlocal caught
+        caught = True
+
+    before = signal.signal(signal.SIGINT, note)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-    if caught and callable(before):
-        before(*caught[0])
+        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
+    if caught:
+        signal.raise_signal(signal.SIGINT)
 
 
 class PruneState:
     """Holds the invariant: every weight is its kept value where its mask is True and 0 where it is False.
 
-    kept_values  layer -> (out, in) copy of the value each weight has, or returns with, when kept (model dtype)
+    kept_values  layer -> (out, in) copy of the value each weight has, or returns with, when kept
     masks        layer -> (out, in) bool, True = kept
     """
 
@@ -42,7 +46,8 @@ class PruneState:
         self.model = model
         self.layers = dict(layers)
         self.kept_values = {
-            name: layer.weight.clone(memory_format=torch.contiguous_format) for name, layer in self.layers.items()
+            name: layer.weight.clone(memory_format=torch.contiguous_format)
+            for name, layer in self.layers.items()
         }
         self.masks: Masks = {
             name: torch.ones(layer.shape, dtype=torch.bool, device=layer.weight.device)
@@ -68,29 +73,37 @@ class PruneState:
     @torch.no_grad()
     def write(self) -> None:
         """Write every weight from its kept value and mask."""
-        for name, layer in self.layers.items():
-            # copy_ and masked_fill, not a product: -w * 0 would leave negative zeros
-            layer.weight.copy_(self.kept_values[name]).masked_fill_(~self.masks[name], 0)
+        with uninterrupted():
+            for name, layer in self.layers.items():
+                # copy_ and masked_fill, not a product: -w * 0 would leave negative zeros
+                layer.weight.copy_(self.kept_values[name]).masked_fill_(~self.masks[name], 0)
+
+    def kept_at(self, indices: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A copy of the masks at flat indices: what `assign` takes to come back here."""
+        return {name: self.masks[name].reshape(-1)[index] for name, index in indices.items()}
 
     @torch.no_grad()
-    def flip(self, indices: Mapping[str, Tensor]) -> None:
-        """Flip the masks at flat indices (no repeats) and write those weights; a second flip undoes it exactly."""
+    def assign(self, indices: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> None:
+        """Set the masks at flat indices (no repeats), and write those weights; all or nothing on Ctrl-C."""
         with uninterrupted():
             for name, index in indices.items():
                 columns = self.layers[name].shape[1]
                 row, col = index // columns, index % columns
-                kept = ~self.masks[name][row, col]
-                self.masks[name][row, col] = kept
+                self.masks[name][row, col] = kept[name]
                 value = self.kept_values[name][row, col]
-                self.layers[name].weight[row, col] = torch.where(kept, value, torch.zeros_like(value))
+                self.layers[name].weight[row, col] = torch.where(kept[name], value, torch.zeros_like(value))
+
+    def flip(self, indices: Mapping[str, Tensor]) -> None:
+        """Flip the masks at flat indices; a second flip undoes it to the bit."""
+        self.assign(indices, {name: ~kept for name, kept in self.kept_at(indices).items()})
 
     @contextmanager
     def dense(self) -> Iterator[None]:
-        """The model with every weight at its kept value, for the teacher's answers; the masks come back at the end."""
-        with torch.no_grad():
-            for name, layer in self.layers.items():
-                layer.weight.copy_(self.kept_values[name])
+        """Every weight at its kept value, for the dense model's answers; the masks come back at the end."""
         try:
+            with torch.no_grad():
+                for name, layer in self.layers.items():
+                    layer.weight.copy_(self.kept_values[name])
             yield
         finally:
             self.write()

@@ -1,4 +1,4 @@
-"""Keep a step only where the accepting loss falls: apply, measure, undo exactly, bisect for the harmful swaps."""
+"""Keep a step only where the accepting loss falls: apply, measure, undo, bisect for the harmful swaps."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Swaps:
         }
 
     def middle(self) -> int:
-        """Where to cut in two: at the layer boundary nearest to half, within the layer where there is only one."""
+        """Where to cut in two: at the layer boundary nearest to half; half where there is only one layer."""
         half = len(self) // 2
         cuts = (self.layer[1:] != self.layer[:-1]).nonzero().reshape(-1) + 1
         return int(cuts[(cuts - half).abs().argmin()]) if len(cuts) else half
@@ -45,7 +45,7 @@ class Swaps:
 
 @dataclass
 class Decision:
-    """What came of a step: the loss after it, the swaps kept, the swaps found harmful, the measurements taken."""
+    """What came of a step: the loss after it, swaps kept and found harmful, measurements taken."""
 
     loss: float
     kept: list[Swaps] = field(default_factory=list)
@@ -67,21 +67,27 @@ def keep_what_helps(
     measure           the accepting loss of the model as it is
     max_measurements  at least 1; parts of a refused one still untried then are undone and called harmful
 
-    Whatever is not kept is undone to the bit, also on an interruption in the middle of a measurement.
+    Whatever is not kept is undone to the bit. An error or Ctrl-C in between undoes everything.
     """
+    every = swaps.flips()
+    before = state.kept_at(every)
+    try:
+        return _bisect(state, swaps, loss, measure, max_measurements)
+    except BaseException:
+        state.assign(every, before)
+        raise
+
+
+def _bisect(
+    state: PruneState, swaps: Swaps, loss: float, measure: Callable[[], float], max_measurements: int
+) -> Decision:
     decision = Decision(loss)
-    pending = [swaps]
+    pending = [swaps] if len(swaps) else []
     while pending and decision.measurements < max_measurements:
         part = pending.pop()
-        if not len(part):
-            continue
         flips = part.flips()
         state.flip(flips)
-        try:
-            after = measure()
-        except BaseException:
-            state.flip(flips)
-            raise
+        after = measure()
         decision.measurements += 1
         if decision.measurements == 1:
             decision.full_change = after - loss
@@ -90,10 +96,10 @@ def keep_what_helps(
             decision.kept.append(part)
             continue
         state.flip(flips)
-        cut = part.middle()
-        if cut in (0, len(part)):
+        if len(part) == 1:
             decision.harmful.append(part)
         else:
+            cut = part.middle()
             pending += [part.part(cut, len(part)), part.part(0, cut)]
-    decision.harmful += pending  # halves of a refused part that were never tried: the harm is in one of them
+    decision.harmful += pending  # halves of a refused part, never tried: the harm is in one of them
     return decision

@@ -83,6 +83,15 @@ class RefineResult:
         return sum(r.swaps_kept for r in self.curve)
 
 
+@dataclass(frozen=True)
+class _InFlight:
+    """What puts the step that is being decided back: masks at flat indices, and the counts of swaps."""
+
+    indices: dict[str, Tensor]
+    kept: dict[str, Tensor]
+    swaps_by_layer: dict[str, int]
+
+
 def teach(state: PruneState, objective: Objective, batches: Sequence[Batch]) -> list[Pair]:
     """Every batch with the dense model's answer, where the objective needs one."""
     if not objective.needs_teacher or not len(batches):
@@ -125,6 +134,7 @@ class IcbsLoop:
         self.diagonal = KroneckerDiagonal(state.layers)
         self.tabu = TabuList()
         self.pairs: list[Pair] = []
+        self._in_flight: _InFlight | None = None
         c = recipe.candidates
         scores = {name: importance(name) for name in state.layers}
         self.boundary = Boundary(scores, state.masks, c.fixed_pruned, c.fixed_kept)
@@ -148,8 +158,9 @@ class IcbsLoop:
                     result.stopped = "time limit"
                     break
                 record = self._step(step, loss, started)
-                loss = result.accept_after = record.loss
+                loss = record.loss
                 result.curve.append(record)
+                self._in_flight = None
                 if self.on_step is not None:
                     self.on_step(record)
                 idle = idle + 1 if not record.variables else 0
@@ -157,8 +168,13 @@ class IcbsLoop:
                     result.stopped = "no improving candidates"
                     break
         except KeyboardInterrupt:
-            self.state.write()
             result.stopped = "interrupted"
+            if self._in_flight is not None:  # a step without a record did not happen
+                self.swaps_by_layer.update(self._in_flight.swaps_by_layer)
+                self.state.assign(self._in_flight.indices, self._in_flight.kept)
+            self.state.write()
+        if result.curve:
+            result.accept_after = result.curve[-1].loss
         return result
 
     # -- one step ---------------------------------------------------------------------------------------------
@@ -317,8 +333,10 @@ class IcbsLoop:
         if not len(swaps):
             return [], 0, loss, None
         until = step + self.recipe.tabu_steps
+        flips = swaps.flips()
+        self._in_flight = _InFlight(flips, self.state.kept_at(flips), dict(self.swaps_by_layer))
         if loss is None:
-            self.state.flip(swaps.flips())
+            self.state.flip(flips)
             self._moved(swaps, until)
             return [swaps], 0, None, None
         trust = self.recipe.trust
