@@ -213,8 +213,13 @@ def _evidence(
     batches = Counted(list(itertools.islice(data.calibrate, count)), "statistics", say)
     moments: InputMoments | None = None
     if need == "moments" or (recipe.refine is not None and recipe.refine.steps):
-        with frozen(state.model):
-            moments = collect_norms(state.model, state.layers, batches)
+        ours = isinstance(objective, KLToDense | CrossEntropy)
+        with frozen(state.model):  # a loss of the caller's knows how its batches enter the model
+            moments = collect_norms(
+                state.model if ours else lambda batch: objective.value(state.model, batch, None),
+                state.layers,
+                batches,
+            )
     gradients: dict[str, Tensor] = {}
     if need == "gradients":
         # at the dense weights the KL to the dense model has no gradient: the language loss has

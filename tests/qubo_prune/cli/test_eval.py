@@ -1,0 +1,64 @@
+"""qubo-prune eval: perplexity, KL, density by masks or by weights, and masks that do not fit."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qubo_prune.calibration import tokenise
+from qubo_prune.evaluate import perplexity
+from qubo_prune.mask_file import load_masks
+from qubo_prune.models import load_model
+from qubo_prune.saving import save_model
+from qubo_prune.testing import tiny_llama
+
+
+@pytest.fixture
+def pruned(invoke: Callable[..., Any], world: Any, tmp_path: Path) -> Path:
+    invoke(*world.prune("--output", tmp_path / "pruned", "--steps", 0))
+    return tmp_path / "pruned"
+
+
+def test_json(invoke: Callable[..., Any], world: Any, pruned: Path, tmp_path: Path) -> None:
+    sizes = ["--text", world.evaluation, "--windows", 3, "--length", 64]
+    file = tmp_path / "figures.json"
+    result = invoke("eval", pruned, *sizes, "--dense", world.model, "--output", file, "--json")
+    report = json.loads(result.stdout)
+    loaded = load_model(pruned)
+    tokens = tokenise(loaded.tokenizer, Path(world.evaluation).read_text())
+    expected = perplexity(loaded.model, tokens, length=64, windows=3)
+    assert report["perplexity"] == pytest.approx(expected.perplexity)
+    assert (report["windows"], report["length"], report["stride"], report["tokens"]) == (3, 64, 64, 189)
+    assert report["kl"] > 0
+    assert report["density"]["counted"] == "masks"
+    assert report["density"]["total"] == pytest.approx(0.5, abs=1e-3)
+    assert set(report["density"]["layers"]) == set(load_masks(pruned))
+    assert report["output"] == str(file)
+    assert json.loads(file.read_text()) == report
+    assert report["seconds"] > 0
+    assert report["peak_memory_bytes"] > 0
+
+
+def test_dense_model(invoke: Callable[..., Any], world: Any) -> None:
+    sizes = ["--text", world.evaluation, "--windows", 2, "--length", 64]
+    result = invoke("eval", world.model, *sizes, "--dense", world.model)
+    assert "non-zero weights" in result.stdout
+    assert "100.00%" in result.stdout
+    assert "KL to dense  0.0000" in result.stdout
+
+
+def test_masks_of_another_model(refuses: Callable[..., str], world: Any, pruned: Path) -> None:
+    message = refuses("eval", world.model, "--text", world.evaluation, "--masks", pruned)
+    assert "pruned in the mask but not zero" in message
+
+
+def test_no_masks_there(refuses: Callable[..., str], world: Any) -> None:
+    assert "no mask file" in refuses("eval", world.model, "--text", world.evaluation, "--masks", world.model)
+
+
+def test_dense_model_of_other_tokens(refuses: Callable[..., str], world: Any, tmp_path: Path) -> None:
+    save_model(tiny_llama(vocab_size=300), None, {}, tmp_path / "other")
+    sizes = ["--text", world.evaluation, "--windows", 1, "--length", 64]
+    assert "not the same model" in refuses("eval", world.model, *sizes, "--dense", tmp_path / "other")

