@@ -1,4 +1,4 @@
-"""Which weights to reconsider next: candidates near the boundary of the mask, fixed weights and the tabu list."""
+"""Which weights to reconsider next: candidates near the mask's boundary, fixed weights, the tabu list."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Boundary:
     """Fixes weights far from the mask's boundary by their importance score: the iCBS paper's fixed fractions.
 
     Per output row, the `fixed_pruned` share of the pruned weights with the lowest scores stays pruned and the
-    `fixed_kept` share of the kept ones with the highest scores stays kept; thresholds are read off once, from
-    the initial masks: two floats a row.
+    `fixed_kept` share of the kept ones with the highest scores stays kept (shares rounded down; of weights
+    that tie at the threshold none is fixed). The thresholds are read off once, from the initial masks.
     """
 
     def __init__(
@@ -53,24 +53,23 @@ class Boundary:
         for name, score in scores.items():
             ordered, order = score.sort(dim=1)
             kept = masks[name].gather(1, order)
-            self._low[name] = _row_quantile(ordered, ~kept, fixed_pruned)
-            self._high[name] = _row_quantile(ordered, kept, 1 - fixed_kept)
+            self._low[name] = _beyond(ordered, ~kept, fixed_pruned, -torch.inf)
+            self._high[name] = _beyond(ordered.flip(1), kept.flip(1), fixed_kept, torch.inf)
 
     def free(self, name: str, score: Tensor, keep: Tensor) -> Tensor:
         """(out, in) bool: weights that may move."""
         return torch.where(keep, score <= self._high[name], score >= self._low[name])
 
 
-def _row_quantile(ordered: Tensor, member: Tensor, q: float) -> Tensor:
-    """(rows, 1) the q-quantile (lower) of each sorted row's members; +-inf beyond the ends and for none."""
+def _beyond(ordered: Tensor, member: Tensor, share: float, none: float) -> Tensor:
+    """(rows, 1) the first of each row's members, in this order, after `share` of them (rounded down).
+
+    `none` where a row has no member, or nothing is fixed: no weight is beyond it.
+    """
     count = member.sum(1, keepdim=True)
-    if q <= 0:
-        return torch.full_like(count, -torch.inf, dtype=ordered.dtype)
-    if q >= 1:
-        return torch.full_like(count, torch.inf, dtype=ordered.dtype)
-    rank = (q * count).long().clamp_(max=(count - 1).clamp(min=0)) + 1
-    position = (member.cumsum(1) >= rank).float().argmax(1, keepdim=True)
-    return ordered.gather(1, position)
+    fixed = (share * count.double() + 1e-9).long()  # 0.35 * 20 is 7
+    position = (member.cumsum(1) > fixed).to(torch.uint8).argmax(1, keepdim=True)
+    return ordered.gather(1, position).masked_fill_(fixed == 0, none)
 
 
 class TabuList:
@@ -92,7 +91,7 @@ class TabuList:
             entries.extend(keep)
 
     def drop_oldest(self, name: str, at_most: int) -> None:
-        """Forget the oldest entries of a layer until at most `at_most` weights are tabu (paper: a fraction)."""
+        """Forget a layer's oldest entries until at most `at_most` weights are tabu (paper: a fraction)."""
         entries = self._entries.get(name, deque())
         while entries and sum(len(i) for _, i in entries) > at_most:
             entries.popleft()
@@ -110,7 +109,7 @@ class TabuList:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Promising swaps of one layer, best first: flat indices to prune and to regrow, and their summed cost."""
+    """Promising swaps of one layer, best first: flat indices to prune and to regrow, and the summed cost."""
 
     drop: Tensor
     add: Tensor
@@ -153,12 +152,14 @@ def block_of_pairs(pairs: Mapping[str, Pairs], largest: int | None) -> Block:
 def paper_candidates(
     score: Tensor, keep: Tensor, free: Tensor, n: int, k: int, generator: torch.Generator, criterion: str
 ) -> Tensor:
-    """n flat indices of one layer with exactly k pruned among them (iCBS paper: by |w g|, Wanda score or random).
+    """n flat indices of one layer, exactly k of them pruned (iCBS paper: by |w g|, Wanda score or random).
 
     criterion "gradient" and "wanda": the pruned weights with the highest scores and the kept ones with the
     lowest; "random": uniformly. Fewer than n where a side has not enough free weights.
     """
-    flat = torch.rand(score.numel(), generator=generator).to(score.device) if criterion == "random" else score.reshape(-1)
+    if criterion == "random":
+        score = torch.rand(score.shape, generator=generator).to(score.device)
+    flat = score.reshape(-1)
     flat_keep, flat_free = keep.reshape(-1), free.reshape(-1)
     pruned_side = torch.where(~flat_keep & flat_free, flat, -torch.inf)
     kept_side = torch.where(flat_keep & flat_free, flat, torch.inf)

@@ -24,7 +24,12 @@ def one_layer(sizes: Mapping[str, int], steps: int, seed: int) -> Iterator[tuple
     total = sum(weight.values())
     epoch = max(len(sizes), min(steps, max(300, 10 * len(sizes))))
     least = min(10, epoch // len(sizes))
-    counts = {name: max(least, round(epoch * w / total)) for name, w in weight.items()}
+    share = {name: epoch * w / total for name, w in weight.items()}
+    counts = {name: max(least, round(x)) for name, x in share.items()}
+    while (over := sum(counts.values()) - epoch) != 0:  # what rounding and the least left over, a step at a time
+        sign = 1 if over > 0 else -1
+        able = [name for name in counts if counts[name] > least or over < 0]
+        counts[max(able, key=lambda name: sign * (counts[name] - share[name]))] -= sign
     rng = random.Random(seed)
     while True:
         order = [name for name, count in counts.items() for _ in range(count)]
