@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,15 +50,14 @@ class Data:
         """From token windows, from three ranges of batches, or from any finite iterable of batches.
 
         A plain iterable is cut in order: the last eighth (at least one batch) reports, the eighth before it
-        accepts, the rest calibrates; it needs at least three batches.
+        accepts, the rest calibrates; it needs at least three batches. A tensor holds samples, cut into
+        batches of `batch`.
         """
-        if isinstance(calibration, Data):
-            data = calibration
-        elif isinstance(calibration, Calibration):
+        if isinstance(calibration, Data | Calibration):
             c = calibration
-            data = cls(*(_split(windows, batch) for windows in (c.calibrate, c.accept, c.report)))
+            data = cls(*(_batches(part, batch) for part in (c.calibrate, c.accept, c.report)))
         else:
-            batches = _split(calibration, batch) if isinstance(calibration, Tensor) else list(calibration)
+            batches = _batches(calibration, batch)
             if 0 < len(batches) < 3:
                 raise InputError(
                     f"calibration has {len(batches)} batches: give at least 3 (calibrate, accept, report), "
@@ -209,25 +209,29 @@ def _evidence(
     """Input moments for Wanda scores and the mask's boundary; mean gradients where the first mask needs
     them."""
     need = METHODS[recipe.initial.method].needs
-    count = max(1, recipe.calibration.windows // batch_size(data.calibrate[0]))
+    count = max(1, recipe.calibration.windows // max(1, batch_size(data.calibrate[0], unknown=1)))
     batches = Counted(list(itertools.islice(data.calibrate, count)), "statistics", say)
     moments: InputMoments | None = None
     if need == "moments" or (recipe.refine is not None and recipe.refine.steps):
-        ours = isinstance(objective, KLToDense | CrossEntropy)
-        with frozen(state.model):  # a loss of the caller's knows how its batches enter the model
-            moments = collect_norms(
-                state.model if ours else lambda batch: objective.value(state.model, batch, None),
-                state.layers,
-                batches,
-            )
+        with frozen(state.model):
+            moments = collect_norms(_forward(state.model, objective), state.layers, batches)
     gradients: dict[str, Tensor] = {}
     if need == "gradients":
         # at the dense weights the KL to the dense model has no gradient: the language loss has
-        slope = CrossEntropy() if isinstance(objective, KLToDense) else objective
+        slope = CrossEntropy(objective.logits) if isinstance(objective, KLToDense) else objective
         found = GradientMoments(state.layers)
         collect(state.model, state.layers, [(b, None) for b in batches], slope, found)
         gradients = {name: found.mean(name) for name in state.layers}
     return Evidence(moments, gradients, recipe.seed)
+
+
+def _forward(model: nn.Module, objective: Objective) -> Callable[[Batch], Any]:
+    """A forward pass of one batch: only the objective knows how its batches enter the model."""
+    if isinstance(objective, KLToDense | CrossEntropy):
+        return lambda batch: objective.logits(model, batch)
+    if objective.needs_teacher:
+        return lambda batch: objective.teacher(model, batch)
+    return lambda batch: objective.value(model, batch, None)
 
 
 def _importance(state: PruneState, evidence: Evidence) -> Callable[[str], Tensor]:
@@ -249,8 +253,17 @@ class _Clock:
         self._last = now
 
 
-def _split(windows: Tensor, batch: int) -> list[Tensor]:
-    return list(torch.split(windows, batch)) if windows.numel() else []
+def _batches(source: Tensor | Iterable[Batch], batch: int) -> Sequence[Batch]:
+    """A tensor of samples in pieces of `batch`; any other sequence or iterable of batches as it is."""
+    if isinstance(source, str | Mapping):
+        raise InputError(f"calibration is one {type(source).__name__}: give a list of batches")
+    if not isinstance(source, Tensor):
+        return source if isinstance(source, Sequence) else list(source)
+    if not source.numel():
+        return []
+    if source.dim() < 2:
+        raise InputError(f"calibration has shape {tuple(source.shape)}: give token windows (n, length)")
+    return list(torch.split(source, batch))
 
 
 def _endless(batches: Sequence[Batch]) -> Iterator[Batch]:

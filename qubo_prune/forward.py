@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qubo_prune.errors import InputError
+
 Forward = Callable[[Any], Tensor]
 """batch -> logits (B, positions, classes), or (B, classes) for a classifier."""
 
@@ -29,10 +31,15 @@ def forward_of(model: nn.Module | Forward) -> Forward:
     def forward(batch: Any) -> Tensor:
         if isinstance(batch, Mapping):
             output = module(**{key: value.to(device) for key, value in batch.items()}, **options)
-        elif takes_ids:
+        elif takes_ids and isinstance(batch, Tensor):
             output = module(input_ids=batch.to(device), **options)
-        else:
+        elif isinstance(batch, Tensor):
             output = module(batch.to(device), **options)
+        else:
+            raise InputError(
+                f"a batch is a {type(batch).__name__}: give tensors or mappings of tensors, or a "
+                "loss function that takes such batches"
+            )
         logits: Tensor = getattr(output, "logits", output)
         return logits
 

@@ -202,9 +202,10 @@ class CustomLoss:
         return loss
 
 
-def batch_size(batch: Batch) -> int:
+def batch_size(batch: Batch, unknown: int | None = None) -> int:
     """Samples of a batch: the first dimension of the first tensor in it, in mappings and sequences too."""
     size = _first_size(batch)
+    size = unknown if size is None else size
     if size is None:
         raise InputError(
             f"cannot count the samples of a batch of type {type(batch).__name__}: "

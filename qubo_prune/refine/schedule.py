@@ -26,7 +26,7 @@ def one_layer(sizes: Mapping[str, int], steps: int, seed: int) -> Iterator[tuple
     least = min(10, epoch // len(sizes))
     share = {name: epoch * w / total for name, w in weight.items()}
     counts = {name: max(least, round(x)) for name, x in share.items()}
-    while (over := sum(counts.values()) - epoch) != 0:  # what rounding and the least left over, a step at a time
+    while (over := sum(counts.values()) - epoch) != 0:  # rounding, and the least
         sign = 1 if over > 0 else -1
         able = [name for name in counts if counts[name] > least or over < 0]
         counts[max(able, key=lambda name: sign * (counts[name] - share[name]))] -= sign

@@ -50,7 +50,7 @@ def test_a_block_gathers_and_splits() -> None:
     kept=st.sampled_from([0.0, 0.1, 0.35, 0.42, 0.5, 0.9]),
 )
 def test_fixed_fractions(rows: int, columns: int, seed: int, pruned: float, kept: float) -> None:
-    """Row by row: of m pruned weights floor(0.42 m) with the lowest scores are fixed, of the kept the highest."""
+    """Row by row: of m pruned weights the floor(0.42 m) lowest are fixed, of the kept the highest."""
     score, keep, _ = layer(rows, columns, seed)
     free = Boundary({"a": score}, {"a": keep}, pruned, kept).free("a", score, keep)
     for r in range(rows):
