@@ -58,14 +58,15 @@ class Live:
 
     def end(self, say: bool = True) -> None:
         """End the phase there is, with a line that says how long it took."""
-        if self._name is None:
+        name, task = self._name, self._task
+        self._name = self._task = None  # first, so that an interruption in here leaves nothing half done
+        if name is None:
             return
         seconds = time.perf_counter() - self._began
-        self.seconds[self._name] = self.seconds.get(self._name, 0.0) + seconds
-        self._bars.remove_task(self._task)
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        self._bars.remove_task(task)
         if say:
-            self.note(f"{self._name}: {seconds:.1f} s")
-        self._name = self._task = None
+            self.note(f"{name}: {seconds:.1f} s")
 
     def note(self, line: str) -> None:
         """A line that stays."""

@@ -23,6 +23,7 @@ from qubo_prune.progress import Progress
 from qubo_prune.provenance import peak_memory_bytes
 from qubo_prune.recipe import Recipe
 from qubo_prune.saving import check_output, save_model
+from qubo_prune.state import uninterrupted
 
 
 @dataclass(frozen=True)
@@ -59,19 +60,17 @@ def run(job: Job, live: Live) -> dict[str, Any]:
         on_progress=_teller(live, job.recipe),
         on_masks=lambda name, model: measure.masks(name) if name == "initial" else None,
     )
-    live.end()
-    if output is not None:  # saved before the last figures are taken: Ctrl-C in these loses nothing
-        live.phase("save")
-        save_model(loaded, None, report.masks, output)
-        (output / "recipe.yaml").write_text(job.recipe.to_yaml(), encoding="utf-8")
     try:
+        if output is not None:  # before the last figures are taken, so that Ctrl-C in these loses nothing
+            with uninterrupted():
+                live.phase("save")
+                save_model(loaded, None, report.masks, output)
+                (output / "recipe.yaml").write_text(job.recipe.to_yaml(), encoding="utf-8")
         measure.masks("refined")
     except KeyboardInterrupt:
         report.stopped = "interrupted"
-    kl = (
-        measure.kl if job.recipe.objective != "kl" else {n: report.figures[n] for n in ("initial", "refined")}
-    )
     live.end()
+    kl = report.figures if job.recipe.objective == "kl" else measure.kl
     report.extra |= {
         "model": job.model,
         "perplexity": measure.perplexity,
@@ -137,7 +136,7 @@ class _Measures:
     ) -> None:
         self.job, self.live, self.model, self.evaluation, self.report = job, live, model, evaluation, report
         self.perplexity: dict[str, float | None] = {"dense": None, "initial": None, "refined": None}
-        self.kl: dict[str, float] = {}
+        self.kl: dict[str, float | None] = {}
         self._reference: DenseReference | None = None
 
     def dense(self) -> None:
