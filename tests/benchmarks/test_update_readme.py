@@ -1,0 +1,41 @@
+"""The README's results come from the result files, and are theirs now."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("update_readme", ROOT / "benchmarks" / "update_readme.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_readme_is_up_to_date(script: ModuleType) -> None:
+    assert script.main(["--check"]) == 0, "run: python benchmarks/update_readme.py"
+
+
+def test_tables_go_between_the_markers(script: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "b.md").write_text("# Second\n\n| x |\n|---|\n| 1 |\n")
+    (tmp_path / "a.md").write_text("# First\n\n```sh\n# a comment\n```\n\n## Part\n")
+    text = script.updated(f"before\n{script.BEGIN}\nold\n{script.END}\nafter\n", tmp_path)
+    first, second = text.index("### First"), text.index("### Second")
+    assert first < text.index("#### Part") < second
+    assert "\n# a comment\n" in text
+    assert "old" not in text
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    assert script.updated(text, tmp_path) == text
+
+
+def test_markers_must_be_there(script: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="once each"):
+        script.updated("nothing", tmp_path)
