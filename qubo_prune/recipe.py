@@ -21,7 +21,8 @@ class Initial(_Part):
 
     method: Literal["magnitude", "wanda", "gradient", "random"] = "wanda"
     granularity: Literal["layer", "output", "input", "global"] | None = Field(
-        None, description="what the budget is met over; None: the method's usual one (Wanda output, others layer)"
+        None,
+        description="what the budget is met over; None: the method's usual one (Wanda output, others layer)",
     )
 
 
@@ -41,7 +42,9 @@ class SolverChoice(_Part):
 
     name: str = "descent"
     options: dict[str, Any] = Field(default_factory=dict)
-    time_limit: float | None = Field(None, gt=0, description="seconds a block; None: the solver's work budget")
+    time_limit: float | None = Field(
+        None, gt=0, description="seconds a block; None: the solver's work budget"
+    )
 
 
 class Candidates(_Part):
@@ -51,13 +54,19 @@ class Candidates(_Part):
         "gain", description="gain: predicted change of a single flip; gradient: |w g|; wanda: |w| |x|; random"
     )
     per_side: int = Field(500, ge=1, description="gain: weights per layer and side (to prune, to regrow)")
-    max_variables: int | None = Field(None, ge=2, description="gain: variables of a block, the best pairs first")
+    max_variables: int | None = Field(
+        None, ge=2, description="gain: variables of a block, the best pairs first"
+    )
     block_size: int = Field(4096, ge=2, description="the other criteria: n, variables of a one-layer block")
-    block_pruned: float = Field(0.5, gt=0, lt=1, description="the other criteria: k / n, share pruned in the block")
+    block_pruned: float = Field(
+        0.5, gt=0, lt=1, description="the other criteria: k / n, share pruned in the block"
+    )
     fixed_pruned: float = Field(0.42, ge=0, lt=1, description="share of the pruned weights that stay pruned")
     fixed_kept: float = Field(0.35, ge=0, lt=1, description="share of the kept weights that stay kept")
     max_flip: float = Field(
-        2e-4, gt=0, description="gain: largest predicted |change| of the loss by any single flip, in its units"
+        2e-4,
+        gt=0,
+        description="gain: largest predicted |change| of the loss by any single flip, in its units",
     )
 
 
@@ -65,7 +74,9 @@ class Gradient(_Part):
     """The linear term: averaged over steps, shrunk by its standard error, multiplied by gamma."""
 
     gamma: float = Field(1.0, gt=0)
-    discount: float = Field(0.85, ge=0, le=1, description="weight of what earlier steps saw; 0: this step only")
+    discount: float = Field(
+        0.85, ge=0, le=1, description="weight of what earlier steps saw; 0: this step only"
+    )
     shrink: float = Field(2.0, ge=0, description="standard errors taken off |g|; 0: the raw mean")
 
 
@@ -76,7 +87,9 @@ class CurvatureChoice(_Part):
         "sampled_fisher", description="exact_hessian: for study, blocks of at most 512 variables"
     )
     scale_by_tokens: bool = True
-    chunk: int | None = Field(16, ge=1, description="positions a Fisher sample is taken over; None: the window")
+    chunk: int | None = Field(
+        16, ge=1, description="positions a Fisher sample is taken over; None: the window"
+    )
     ridge: float = Field(0.0, ge=0)
     couplings: bool = Field(True, description="False: diagonal only, the ablation")
 
@@ -95,17 +108,22 @@ class Icbs(_Part):
     """Block coordinate descent (iCBS, arXiv 2411.17796)."""
 
     steps: int = Field(10, ge=0)
-    time_limit: float | None = Field(None, gt=0, description="seconds for the refinement; stops at a step's end")
+    time_limit: float | None = Field(
+        None, gt=0, description="seconds for the refinement; stops at a step's end"
+    )
     scope: Literal["all_layers", "one_layer"] = "all_layers"
     windows: int = Field(4, ge=1, description="calibration windows a step")
     batch: int = Field(1, ge=1, description="windows per forward pass")
     chunk: int | None = Field(
-        128, ge=1, description="positions that count as one sample (must divide the window); None: the whole window"
+        128, ge=1, description="positions that count as one sample, about; None: the whole window"
     )
     accept: Literal["if_better", "always"] = "if_better"
     tabu_steps: int = Field(12, ge=0, description="steps a moved weight stays tabu")
     tabu_fraction: float | None = Field(
-        None, ge=0, lt=1, description="one_layer: weights of recent blocks stay tabu up to this share of the layer"
+        None,
+        ge=0,
+        lt=1,
+        description="one_layer: weights of recent blocks stay tabu up to this share of the layer",
     )
     candidates: Candidates = Field(default_factory=Candidates)
     gradient: Gradient = Field(default_factory=Gradient)
@@ -117,9 +135,13 @@ class Icbs(_Part):
 class Recipe(_Part):
     """A whole run: how much, the first mask, the calibration ranges, the refinement."""
 
-    sparsity: float = Field(0.5, gt=0, lt=1, description="share of the pruned layers' weights that become zero")
+    sparsity: float = Field(
+        0.5, gt=0, lt=1, description="share of the pruned layers' weights that become zero"
+    )
     seed: int = 0
-    include: list[str] = Field(default_factory=list, description="layer name patterns; empty: all in the blocks")
+    include: list[str] = Field(
+        default_factory=list, description="layer name patterns; empty: all in the blocks"
+    )
     exclude: list[str] = Field(default_factory=list)
     objective: Literal["kl", "cross_entropy"] = "kl"
     initial: Initial = Field(default_factory=Initial)
@@ -130,14 +152,17 @@ class Recipe(_Part):
     def _consistent(self) -> Recipe:
         r = self.refine
         if r is not None and r.curvature.kind == "mean_gradient" and r.curvature.scale_by_tokens:
-            raise ValueError("refine.curvature.scale_by_tokens makes no sense for kind mean_gradient: set it to false")
+            raise ValueError(
+                "mean_gradient has no samples to scale: set refine.curvature.scale_by_tokens to false"
+            )
         if r is not None and r.curvature.kind == "exact_hessian":
             gain = r.candidates.criterion == "gain"
             name = "max_variables" if gain else "block_size"
             if (getattr(r.candidates, name) or 1 << 62) > 512:
                 raise ValueError(f"exact_hessian takes at most 512 variables: set refine.candidates.{name}")
         if r is not None and r.scope == "all_layers" and r.candidates.criterion != "gain":
-            raise ValueError(f"candidates by {r.candidates.criterion} are of one layer: set refine.scope to one_layer")
+            criterion = r.candidates.criterion
+            raise ValueError(f"candidates by {criterion} are of one layer: set refine.scope to one_layer")
         if r is not None and r.scope == "one_layer" and r.candidates.criterion == "gain" and r.trust is None:
             raise ValueError("candidates by gain need a trust region: set refine.trust")
         return self
@@ -148,7 +173,7 @@ class Recipe(_Part):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            lines = [f"  {'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']} (got {e['input']!r})" for e in error.errors()]
+            lines = [_line(e["loc"], e["msg"], e["input"]) for e in error.errors()]
             raise InputError(f"{source} is not a valid recipe:\n" + "\n".join(lines)) from None
 
     @classmethod
@@ -166,7 +191,16 @@ class Recipe(_Part):
 def builtin_recipes() -> dict[str, str]:
     """Name -> YAML text of the recipes that ship with the package."""
     folder = resources.files("qubo_prune") / "recipes"
-    return {f.name.removesuffix(".yaml"): f.read_text() for f in sorted(folder.iterdir(), key=lambda f: f.name) if f.name.endswith(".yaml")}
+    files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
+    return {f.name.removesuffix(".yaml"): f.read_text() for f in files}
+
+
+def _line(location: tuple[int | str, ...], message: str, found: Any) -> str:
+    """One wrong field, or what does not go together (then without the whole recipe)."""
+    message = message.removeprefix("Value error, ")
+    if not location:
+        return f"  {message}"
+    return f"  {'.'.join(map(str, location))}: {message} (got {found!r})"
 
 
 def _read_yaml(name_or_path: str) -> dict[str, Any]:
@@ -175,11 +209,12 @@ def _read_yaml(name_or_path: str) -> dict[str, Any]:
     if name_or_path in builtin:
         text = builtin[name_or_path]
     elif path.is_file():
-        text = path.read_text()
+        try:
+            text = path.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"recipe {name_or_path!r} cannot be read: {error}") from None
     else:
-        raise InputError(
-            f"no recipe {name_or_path!r}: give a YAML file or one of {', '.join(builtin)}"
-        )
+        raise InputError(f"no recipe {name_or_path!r}: give a YAML file or one of {', '.join(builtin)}")
     try:
         data = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
