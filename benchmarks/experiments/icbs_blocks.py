@@ -154,8 +154,8 @@ def table(rows: list[dict[str, Any]], meta: dict[str, Any]) -> str:
         "# Real iCBS blocks",
         "",
         f"{meta['cpu']}, one thread, compiled; {len(meta['seeds'])} seeds, at most {meta['time_limit']:g} s "
-        f"each{slow}; {meta['date']}. Written by `benchmarks/experiments/icbs_blocks.py`. Seconds are medians "
-        "over seeds, from the start of the solve, scoring included.",
+        f"each{slow}; {meta['date']}. Written by `benchmarks/experiments/icbs_blocks.py`. Seconds are "
+        "medians over seeds, from the start of the solve, scoring included.",
         "",
         "## How quadratic the blocks are",
         "",
@@ -195,7 +195,7 @@ def table(rows: list[dict[str, Any]], meta: dict[str, Any]) -> str:
             for solver, runs in solvers.items():
                 energies = [x["energy"] for x in runs if x["energy"] is not None]
                 shown = (f"{min(energies):.8f}", f"{median(energies):.8f}") if energies else ("–", "–")
-                bound = next((f"{x['bound']:.6f}" for x in runs if x["bound"] is not None), "–")
+                bound = next((f"{x['bound']:.8f}" for x in runs if x["bound"] is not None), "–")
                 lines.append(
                     f"| {r['block']} | {r['tokens']} | {form} | {solver} | {shown[0]} | {shown[1]} "
                     f"| {median(x['seconds'] for x in runs):.4f} | {runs[0]['status']} | {bound} |"

@@ -21,6 +21,7 @@ from qubo_solvers.kernels.model import Random
 from qubo_solvers.local_search import LocalSearch, start_of
 from qubo_solvers.native import compiled, endless, positive_number, whole_number
 from qubo_solvers.problem import CardinalityQubo
+from qubo_solvers.relaxation import first_descent
 from qubo_solvers.solution import OnIncumbent, Solution
 from qubo_solvers.solver import Capabilities, Recorder
 
@@ -32,11 +33,12 @@ MARGIN = 0.01  # of the radius, left free on average while annealing, so that ex
 class Anneal:
     """Simulated annealing with swap moves.
 
-    sweeps    temperatures per anneal, one proposal for each movable variable at each; None: 1,000, fewer
-              above 20,000 variables, at least 100
-    restarts  anneals in all, each from the best assignment so far; None: until the time limit
-    hot, cold the first and last temperature, in units of the sampled coupling strength of a variable
-    verify    as in Descent, for the descent at the end
+    sweeps      temperatures per anneal, one proposal for each movable variable at each; None: 1,000, fewer
+                above 20,000 variables, at least 100
+    restarts    anneals in all, each from the best assignment so far; None: until the time limit
+    hot, cold   the first and last temperature, in units of the sampled coupling strength of a variable
+    verify      as in Descent, for the descent at the end
+    relaxation  as in Descent, for the descent before
     """
 
     name: ClassVar[str] = "anneal"
@@ -53,6 +55,7 @@ class Anneal:
         hot: float = 0.5,
         cold: float = 0.02,
         verify: bool = True,
+        relaxation: int = 40,
     ) -> None:
         self.sweeps = None if sweeps is None else whole_number("anneal", "sweeps", sweeps)
         self.restarts = None if restarts is None else whole_number("anneal", "restarts", restarts)
@@ -61,6 +64,7 @@ class Anneal:
         if self.cold > self.hot:
             raise ValueError(f"anneal: cold ({cold}) must not be above hot ({hot})")
         self.verify = verify
+        self.relaxation = whole_number("anneal", "relaxation", relaxation, 0)
 
     def warm_up(self, problem: CardinalityQubo) -> None:
         """Compile for the problem's form and dtype, on a tiny problem."""
@@ -83,9 +87,12 @@ class Anneal:
         start = start_of(problem, initial)
         search.offer(start)
         verified, proposals, accepted, anneals = False, 0, 0, 0
-        if not search.stop() and search.load(start, recorder.energy):
+        bound = None
+        if problem.n and not search.stop():
             strength = coupling_strength(problem, rng)
-            verified = search.descend(self.verify and strength == 0)
+            verified, bound = first_descent(
+                search, start, recorder.energy, self.relaxation, self.verify and strength == 0
+            )
             if strength > 0:
                 state = rng.integers(1, 1 << 63, 1, dtype=np.uint64)
                 run = _Annealing(search, state)
@@ -100,6 +107,9 @@ class Anneal:
                     if recorder.energy < best:
                         verified = local
                 proposals, accepted = run.proposals, run.accepted
+            if not verified and recorder.assignment is not None and not search.stop():
+                search.move_to(recorder.assignment)
+                verified = search.descend(self.verify)
         work = {
             "anneals": anneals,
             "proposals": proposals,
@@ -107,7 +117,7 @@ class Anneal:
             "moves": search.counters.moves,
             "verified": verified,
         }
-        return recorder.solution(self.name, status=search.status(), work=work)
+        return recorder.solution(self.name, status=search.status(), bound=bound, work=work)
 
     def _sweeps(self, n: int) -> int:
         return max(100, min(1000, 20_000_000 // max(1, n))) if self.sweeps is None else self.sweeps

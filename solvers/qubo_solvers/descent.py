@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from qubo_solvers.local_search import LocalSearch, start_of
 from qubo_solvers.native import compiled, endless, whole_number
 from qubo_solvers.problem import CardinalityQubo
+from qubo_solvers.relaxation import first_descent
 from qubo_solvers.solution import OnIncumbent, Solution
 from qubo_solvers.solver import Capabilities, Recorder
 from qubo_solvers.start import random_start
@@ -26,10 +27,13 @@ from qubo_solvers.start import random_start
 class Descent:
     """Best-improvement local search.
 
-    restarts  descents in all: the first from the initial assignment (else the reference where there is a
-              radius, else the greedy start), the others from random starts; None: until the time limit
-    verify    check every move at the end and go on where one gains. The check costs O(pairs whose fields are
-              inverted), little unless couplings dominate; without it local optimality holds on the lists only
+    restarts    descents in all: the first from the initial assignment (else the reference where there is a
+                radius, else the greedy start), the others from random starts; None: until the time limit
+    verify      check every move at the end and go on where one gains. The check costs O(pairs whose fields
+                are inverted), little unless couplings dominate; without it only the lists are local optima
+    relaxation  steps of the convex relaxation that a low-rank problem's first descent starts from instead
+                (relaxation.py says where it applies), unless the initial is better than what comes of it;
+                it also gives the solution's proven lower bound. 0: none
 
     work["verified"] tells whether the returned assignment is a local optimum: no single swap (no flip, where
     counts may vary) within the radius gains more than rounding. Exchanges of a new move with a return are
@@ -43,9 +47,10 @@ class Descent:
         install="pip install numba",
     )
 
-    def __init__(self, restarts: int | None = 1, verify: bool = True) -> None:
+    def __init__(self, restarts: int | None = 1, verify: bool = True, relaxation: int = 40) -> None:
         self.restarts = None if restarts is None else whole_number("descent", "restarts", restarts)
         self.verify = verify
+        self.relaxation = whole_number("descent", "relaxation", relaxation, 0)
 
     def warm_up(self, problem: CardinalityQubo) -> None:
         """Compile for the problem's form and dtype, on a tiny problem."""
@@ -71,11 +76,14 @@ class Descent:
         search.offer(x)
         energy = recorder.energy
         limit = endless(self.name, self.restarts, time_limit)
+        bound = None
         while begun < limit and not search.stop():
             best = recorder.energy
-            if search.load(x, energy):
+            if begun == 0:
+                verified, bound = first_descent(search, x, energy, self.relaxation, self.verify)
+            elif search.load(x, energy):
                 local = search.descend(self.verify)
-                if begun == 0 or recorder.energy < best:
+                if recorder.energy < best:
                     verified = local
             begun += 1
             if begun < limit:
@@ -85,6 +93,7 @@ class Descent:
         return recorder.solution(
             self.name,
             status=search.status(),
+            bound=bound,
             work={
                 "restarts": begun,
                 "moves": counters.moves,

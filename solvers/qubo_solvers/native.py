@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -25,22 +26,25 @@ def compiled(solver: Solver, problem: CardinalityQubo) -> None:
         return
     _done.add(key)
     try:
-        solver.solve(_tiny(dtype, isinstance(form, Dense)))
+        for problem in _tiny(dtype, isinstance(form, Dense)):
+            solver.solve(problem)
     except BaseException:
         _done.discard(key)
         raise
 
 
-def _tiny(dtype: type[np.float32] | type[np.float64], dense: bool) -> CardinalityQubo:
-    """An exact group, an interval group, free variables and a radius that binds: every kernel runs."""
+def _tiny(dtype: type[np.float32] | type[np.float64], dense: bool) -> Iterator[CardinalityQubo]:
+    """Every kind of constraint, with a radius that binds and without one: every kernel runs."""
     factor = np.cos(np.arange(24.0)).reshape(8, 3)
     form: QuadraticForm = (
         Dense((factor @ factor.T).astype(dtype)) if dense else LowRank(factor.astype(dtype), np.zeros(8))
     )
-    return CardinalityQubo.grouped(
-        form, np.sin(np.arange(8.0)), [0, 0, 0, 0, 1, 1, -1, -1], [2, 0], [2, 1],
-        reference=[1, 1, 0, 0, 0, 0, 0, 0], radius=2,
-    )  # fmt: skip
+    linear = np.sin(np.arange(8.0))
+    reference = [1, 1, 0, 0, 0, 0, 0, 0]
+    mixed, exact = [0, 0, 0, 0, 1, 1, -1, -1], [0, 0, 0, 0, 1, 1, 1, 1]
+    yield CardinalityQubo.grouped(form, linear, mixed, [2, 0], [2, 1], reference=reference, radius=2)
+    yield CardinalityQubo.grouped(form, linear, exact, [2, 0], reference=reference, radius=2)
+    yield CardinalityQubo.grouped(form, linear, exact, [2, 2])
 
 
 def endless(solver: str, restarts: int | None, time_limit: float | None) -> float:

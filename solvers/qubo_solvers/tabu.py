@@ -21,6 +21,7 @@ from qubo_solvers.local_search import LocalSearch, start_of
 from qubo_solvers.native import compiled, whole_number
 from qubo_solvers.problem import CardinalityQubo
 from qubo_solvers.quadratic_form import Dense
+from qubo_solvers.relaxation import first_descent
 from qubo_solvers.solution import OnIncumbent, Solution
 from qubo_solvers.solver import Capabilities, Recorder
 
@@ -34,7 +35,8 @@ class Tabu:
     patience    steps without a new best before a restart; None: 5 for each variable, within 500 to 5,000
     tenure      steps that a moved variable stays, to which up to ten random ones are added; None: n / 40,
                 at most 50. Never more than half of the variables with its value in its group
-    verify      as in Descent, for the descents before and after
+    verify      as in Descent, for the descent at the end
+    relaxation  as in Descent, for the descent before
 
     A restart goes back to the incumbent and makes 2 to max(4, n / 20) random moves, at most 500. The
     aspiration level is the incumbent. work["verified"]: whether the answer is a verified local optimum.
@@ -53,11 +55,13 @@ class Tabu:
         patience: int | None = None,
         tenure: int | None = None,
         verify: bool = True,
+        relaxation: int = 40,
     ) -> None:
         self.iterations = None if iterations is None else whole_number("tabu", "iterations", iterations)
         self.patience = None if patience is None else whole_number("tabu", "patience", patience)
         self.tenure = None if tenure is None else whole_number("tabu", "tenure", tenure, 0)
         self.verify = verify
+        self.relaxation = whole_number("tabu", "relaxation", relaxation, 0)
 
     def warm_up(self, problem: CardinalityQubo) -> None:
         """Compile for the problem's form and dtype, on a tiny problem."""
@@ -80,8 +84,9 @@ class Tabu:
         start = start_of(problem, initial)
         search.offer(start)
         verified, steps, restarts = False, 0, 0
-        if not search.stop() and search.load(start, recorder.energy):
-            search.descend(verify=False)
+        bound = None
+        if problem.n and not search.stop():
+            _, bound = first_descent(search, start, recorder.energy, self.relaxation, False)
             steps, restarts = self._search(search, seed)
             search.publish(force=True)
             if not search.stop():
@@ -92,7 +97,7 @@ class Tabu:
             "moves": search.counters.moves,
             "verified": verified,
         }
-        return recorder.solution(self.name, status=search.status(), work=work)
+        return recorder.solution(self.name, status=search.status(), bound=bound, work=work)
 
     def _search(self, search: LocalSearch, seed: int) -> tuple[int, int]:
         """Steps and restarts from the state, a local optimum; leaves the state at the best assignment."""

@@ -17,8 +17,8 @@ def test_escapes_the_local_optima_of_descent(small, kind, form):
     problem = small.problem(kind, form, 11, n=120)
     radius = None if problem.radius is None else 31
     problem = replace(problem, linear=0.1 * problem.linear, radius=radius)
-    descent = Descent().solve(problem)
-    solution = Tabu(iterations=5000).solve(problem, initial=descent.assignment)
+    descent = Descent(relaxation=0).solve(problem)
+    solution = Tabu(iterations=5000, relaxation=0).solve(problem, initial=descent.assignment)
     assert solution.energy < descent.energy
     assert problem.is_feasible(solution.assignment)
     assert solution.work["verified"]
