@@ -12,7 +12,7 @@ NAMES = ("0", "1", "2")
 
 
 class Toy:
-    """Three layers of 40 weights, the first 20 of each kept; flipping weight i changes the loss by worth[i]."""
+    """Three layers of 40 weights, the first 20 of each kept; flipping weight i adds worth[i]."""
 
     def __init__(self, worth: Tensor) -> None:
         self.model = nn.Sequential(*(nn.Linear(10, 4, bias=False) for _ in range(3)))

@@ -156,7 +156,7 @@ def test_weight_used_three_times() -> None:
 
 
 class Forks(nn.Module):
-    """`unused` is called but its output is dropped, `never` is not called, `sometimes` only for positive x."""
+    """`unused` is called and its output dropped, `never` is not called, `sometimes` for positive x only."""
 
     def __init__(self) -> None:
         super().__init__()
