@@ -12,8 +12,10 @@ from qubo_prune.refine.icbs import StepRecord
 
 @dataclass
 class PruneReport:
-    """masks           layer -> (out, in) bool, True = kept; the model's weights are zero exactly where it is False
-    figures         loss on the report range: initial, refined, and for a loss that is not a distance also dense;
+    """What came of one run.
+
+    masks           layer -> (out, in) bool, True = kept; every weight is zero where it is False
+    figures         loss on the report range: initial, refined, and dense where the loss is no distance to it;
                     accept_* are the accepting range's: a selection, not a result
     curve           one record a step: what more time bought
     seconds         by phase, `total` last
