@@ -53,7 +53,7 @@ def prune(
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64.")] = "float32",
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     show_recipe: Annotated[
-        bool, typer.Option(help="Print the recipe with all its settings, and stop.")
+        bool, typer.Option("--show-recipe", help="Print the recipe with all settings; stop.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:
