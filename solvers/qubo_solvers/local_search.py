@@ -52,6 +52,7 @@ class LocalSearch:
         self.chunk = 200_000 + 4_000_000 // (1 + (width if self.model.low_rank else 0))
         self._keys = np.empty(n)
         self._zeros = np.empty(n, np.int32)
+        self.loaded = False
         self._cut = False
         self._offer_seconds = 0.0
         self._offered_at = 0.0
@@ -63,7 +64,7 @@ class LocalSearch:
         """Whether to end now: asked to by the callback, or the time left is needed to score the answer."""
         if self.recorder.asked_to_stop:
             return True
-        self._cut = self.recorder.remaining() <= 1.5 * self._offer_seconds
+        self._cut = self._cut or self.recorder.remaining() <= 1.5 * self._offer_seconds
         return self._cut
 
     def status(self) -> Status | None:
@@ -99,6 +100,7 @@ class LocalSearch:
 
     def load(self, x: ArrayLike, energy: float) -> bool:
         """Make x, of this energy, the state. False where time ended before, or there is nothing to move."""
+        self.loaded = False
         if self.problem.n == 0:
             return False
         v = np.ascontiguousarray(x, dtype=np.uint8)
@@ -111,12 +113,13 @@ class LocalSearch:
                 search.dense_rows(self.model, self.state, first, min(n, first + step))
                 if self.stop():
                     return False
+        self.loaded = True
         field, bound = search.field_range(self.model, self.state)
         self.tolerance = 1e-12 * (field + bound)
         return True
 
     def move_to(self, x: Assignment) -> None:
-        """Walk from the state to x, one kernel move for each difference."""
+        """Walk from the loaded state to x, one kernel move for each difference."""
         search.walk(self.model, self.state, x)
 
     def descend(self, verify: bool = True) -> bool:

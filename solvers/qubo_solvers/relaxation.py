@@ -22,6 +22,7 @@ from qubo_solvers.local_search import LocalSearch
 from qubo_solvers.problem import Assignment
 
 KEPT = 64  # assignments whose hull is searched, at most
+SHARE = 0.3  # of the time limit's rest, at most: descents from the start found need the others
 
 
 class Relaxed(NamedTuple):
@@ -60,7 +61,8 @@ def relax(search: LocalSearch, start: Assignment, energy: float, steps: int) -> 
     bound, done = -math.inf, 0
     cost = np.empty(problem.n)
     chunk = max(1, search.chunk // 4)
-    while done < steps and not search.stop():
+    deadline = search.recorder.seconds() + SHARE * search.recorder.remaining()
+    while done < steps and not search.stop() and search.recorder.seconds() < deadline:
         y = weights @ np.array(images)
         for first in range(0, problem.n, chunk):
             kernels.scores(model, y, cost, first, min(problem.n, first + chunk))

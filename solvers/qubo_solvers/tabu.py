@@ -87,9 +87,9 @@ class Tabu:
         bound = None
         if problem.n and not search.stop():
             _, bound = first_descent(search, start, recorder.energy, self.relaxation, False)
-            steps, restarts = self._search(search, seed)
-            search.publish(force=True)
-            if not search.stop():
+            if search.loaded:
+                steps, restarts = self._search(search, seed)
+                search.publish(force=True)
                 verified = search.descend(self.verify)
         work = {
             "iterations": steps,
