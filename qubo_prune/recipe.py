@@ -95,12 +95,16 @@ class CurvatureChoice(_Part):
 
 
 class TrustRegion(_Part):
-    """How many swaps a step may take, adapted to the measured against the predicted change."""
+    """How many swaps a step may take and how stiff the curvature is; both follow measured / predicted change."""
 
-    swaps: int | None = Field(None, ge=1, description="swaps of the first step; None: 6e-6 of the weights")
-    grow: float = Field(2.0, ge=1)
-    shrink: float = Field(0.5, gt=0, lt=1)
-    good: float = Field(0.25, description="grow where measured / predicted is at least this")
+    swaps: int | None = Field(None, ge=1, description="swaps of the first step; None: 1.2e-5 of the weights")
+    grow: float = Field(2.0, ge=1, description="factor of the swaps after a good step that used them up")
+    shrink: float = Field(0.5, gt=0, lt=1, description="factor of the swaps after a refused step")
+    stiffness: float = Field(8.0, ge=1, description="multiplier of the curvature in the first step")
+    stiffen: float = Field(2.0, ge=1, description="factor it changes by")
+    max_stiffness: float = Field(256.0, ge=1)
+    good: float = Field(0.25, description="measured / predicted below which the curvature is stiffened")
+    excellent: float = Field(0.7, description="measured / predicted above which it is relaxed")
     max_measurements: int = Field(6, ge=1, description="accepting passes a step may cost, bisection included")
 
 

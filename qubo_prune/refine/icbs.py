@@ -29,6 +29,7 @@ from qubo_prune.objective import Batch, Objective
 from qubo_prune.recipe import Icbs
 from qubo_prune.refine.accept import Swaps, keep_what_helps
 from qubo_prune.refine.schedule import all_layers, one_layer
+from qubo_prune.refine.trust import Trust
 from qubo_prune.state import PruneState
 from qubo_prune.statistics.collect import collect, mean_value
 from qubo_prune.statistics.fisher import FisherSamples, KroneckerDiagonal
@@ -59,6 +60,7 @@ class StepRecord:
     loss: float | None
     accepted: bool
     radius: int | None
+    stiffness: float
     collect_seconds: float
     build_seconds: float
     transfer_seconds: float
@@ -139,9 +141,7 @@ class IcbsLoop:
         scores = {name: importance(name) for name in state.layers}
         self.boundary = Boundary(scores, state.masks, c.fixed_pruned, c.fixed_kept)
         self.swaps_by_layer = dict.fromkeys(state.layers, 0)
-        self.radius = None
-        if recipe.trust is not None:
-            self.radius = recipe.trust.swaps or max(16, round(6e-6 * sum(sizes.values())))
+        self.trust = Trust(recipe.trust, sum(sizes.values()))
         self.accept_pairs = teach(state, objective, accept) if recipe.accept == "if_better" else []
 
     def run(self) -> RefineResult:
@@ -154,7 +154,10 @@ class IcbsLoop:
             if self.accept_pairs:
                 loss = result.accept_before = result.accept_after = self._measure()
             for step in range(self.recipe.steps):
-                if self.recipe.time_limit is not None and time.perf_counter() - started > self.recipe.time_limit:
+                if (
+                    self.recipe.time_limit is not None
+                    and time.perf_counter() - started > self.recipe.time_limit
+                ):
                     result.stopped = "time limit"
                     break
                 record = self._step(step, loss, started)
@@ -186,7 +189,7 @@ class IcbsLoop:
         block = self._choose(step, names, moments)
         t1 = time.perf_counter()
         if not block.size:
-            return _empty(step, t1 - started, names, loss, self.radius, t1 - t0)
+            return _empty(step, t1 - started, names, loss, self.trust, t1 - t0)
         built, model = self._build(step, block, moments, fisher)
         t2 = time.perf_counter()
         solution = solve_problem(
@@ -209,11 +212,11 @@ class IcbsLoop:
         kept, harmful, after, measured = self._decide(step, swaps, loss, solution.energy)
         record = StepRecord(
             step, time.perf_counter() - started, names[0] if len(names) == 1 else "all", block.size, len(swaps),
-            sum(len(s) for s in kept), solution.energy, measured, after, bool(kept), self.radius, t1 - t0,
-            built.build_seconds, built.transfer_seconds, t3 - t2, time.perf_counter() - t4, solution.status.value,
+            sum(len(s) for s in kept), solution.energy, measured, after, bool(kept), self.trust.radius,
+            self.trust.stiffness, t1 - t0, built.build_seconds, built.transfer_seconds, t3 - t2, time.perf_counter() - t4, solution.status.value,
             harmful,
         )  # fmt: skip
-        self._adapt(record)
+        self.trust.adapt(record.predicted_change, record.measured_change, record.swaps_proposed)
         return record
 
     def _collect(self, names: tuple[str, ...]) -> tuple[GradientMoments, FisherSamples]:
@@ -255,7 +258,13 @@ class IcbsLoop:
         else:
             score = self.importance(name)
         index = paper_candidates(
-            score, self.state.masks[name], self._free(name), n, round(n * c.block_pruned), self.generator, c.criterion
+            score,
+            self.state.masks[name],
+            self._free(name),
+            n,
+            round(n * c.block_pruned),
+            self.generator,
+            c.criterion,
         )
         if self.recipe.tabu_fraction is not None:
             self.tabu.add({name: index}, math.inf)
@@ -273,7 +282,9 @@ class IcbsLoop:
         slope = moments.shrunk(name, r.gradient.shrink).mul_(w0).mul_(r.gradient.gamma)
         bend = self.diagonal.diagonal(name).add_(2 * r.curvature.ridge).mul_(w0.square()).mul_(0.5)
         cost = torch.where(keep, -slope, slope).add_(bend)
-        return cost.masked_fill_((bend > r.candidates.max_flip) | (slope.abs() > r.candidates.max_flip), torch.inf)
+        return cost.masked_fill_(
+            (bend > r.candidates.max_flip) | (slope.abs() > r.candidates.max_flip), torch.inf
+        )
 
     def _build(
         self, step: int, block: Block, moments: GradientMoments, fisher: FisherSamples
@@ -291,7 +302,9 @@ class IcbsLoop:
                 matrix=exact_hessian(s.model, s.layers, block.indices, self.objective, self.pairs)
             )
         else:
-            curvature = quadratic.Curvature.fisher(fisher.gather(block.indices), fisher.scale)
+            curvature = quadratic.Curvature.fisher(
+                fisher.gather(block.indices), fisher.scale * self.trust.stiffness
+            )
         if not r.curvature.couplings:
             curvature = curvature.without_couplings()
         model = quadratic.LossModel(
@@ -303,8 +316,8 @@ class IcbsLoop:
         counts.index_add_(0, groups, pruned.long())
         built = quadratic.build(
             model, groups, counts,
-            reference=pruned if self.radius is not None else None,
-            radius=None if self.radius is None else 2 * self.radius,
+            reference=pruned if self.trust.radius is not None else None,
+            radius=None if self.trust.radius is None else 2 * self.trust.radius,
             dense=self.solver.capabilities.needs_dense,
             name=f"step{step:04d}",
         )  # fmt: skip
@@ -355,24 +368,17 @@ class IcbsLoop:
         for name, index in swaps.flips().items():
             self.swaps_by_layer[name] += len(index) // 2
 
-    def _adapt(self, record: StepRecord) -> None:
-        """Grow the trust region where the model predicted well, shrink it where the step was refused."""
-        trust = self.recipe.trust
-        if trust is None or self.radius is None or record.measured_change is None or not record.swaps_proposed:
-            return
-        if record.measured_change >= 0:
-            self.radius = max(1, int(self.radius * trust.shrink))
-        elif record.measured_change <= trust.good * record.predicted_change:
-            self.radius = max(self.radius + 1, int(self.radius * trust.grow))
-
     def _measure(self) -> float:
         loss = mean_value(self.state.model, self.accept_pairs, self.objective)
         return loss if math.isfinite(loss) else math.inf
 
 
 def _empty(
-    step: int, seconds: float, names: tuple[str, ...], loss: float | None, radius: int | None, collecting: float
+    step: int, seconds: float, names: tuple[str, ...], loss: float | None, trust: Trust, collecting: float
 ) -> StepRecord:
     """The record of a step that found nothing to improve."""
     layer = names[0] if len(names) == 1 else "all"
-    return StepRecord(step, seconds, layer, 0, 0, 0, 0.0, None, loss, False, radius, collecting, 0, 0, 0, 0, "no block")
+    return StepRecord(
+        step, seconds, layer, 0, 0, 0, 0.0, None, loss, False, trust.radius, trust.stiffness, collecting, 0, 0, 0, 0,
+        "no block",
+    )  # fmt: skip
