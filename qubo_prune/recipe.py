@@ -95,7 +95,7 @@ class CurvatureChoice(_Part):
 
 
 class TrustRegion(_Part):
-    """How many swaps a step may take and how stiff the curvature is; both follow measured / predicted change."""
+    """How many swaps a step may take, how stiff the curvature is; both follow measured / predicted change."""
 
     swaps: int | None = Field(None, ge=1, description="swaps of the first step; None: 1.2e-5 of the weights")
     grow: float = Field(2.0, ge=1, description="factor of the swaps after a good step that used them up")

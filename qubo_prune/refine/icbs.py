@@ -2,9 +2,9 @@
 
     collect gradients and curvature -> choose a block -> build its CardinalityQubo -> solve -> keep or undo
 
-The paper works on one layer a step and applies every solution (scope "one_layer", accept "always"). The default
-works on all layers at once: one set of per-sample gradients, one low-rank block with a count per layer, a trust
-region on the number of swaps, and a step is kept only where the accepting loss falls.
+The paper works on one layer a step and applies every solution (scope "one_layer", accept "always"). The
+default works on all layers at once: one set of per-sample gradients, one low-rank block, a count per layer,
+a trust region on the number of swaps, and a step is kept only where the accepting loss falls.
 """
 
 from __future__ import annotations
@@ -16,9 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from qubo_solvers import Solution
-from qubo_solvers import get as get_solver
-from qubo_solvers import solve as solve_problem
 from torch import Tensor
 
 from qubo_prune import quadratic
@@ -36,6 +33,9 @@ from qubo_prune.statistics.fisher import FisherSamples, KroneckerDiagonal
 from qubo_prune.statistics.gradients import GradientMoments
 from qubo_prune.statistics.hessian import exact_hessian
 from qubo_prune.statistics.tape import frozen
+from qubo_solvers import Solution
+from qubo_solvers import get as get_solver
+from qubo_solvers import solve as solve_problem
 
 Pair = tuple[Batch, Tensor | None]
 """A batch and what the dense model answered to it."""
@@ -103,7 +103,7 @@ def teach(state: PruneState, objective: Objective, batches: Sequence[Batch]) -> 
 
 
 class IcbsLoop:
-    """The loop over one model; `run` returns when steps or time are spent, or on Ctrl-C at the last kept mask.
+    """The loop over one model; `run` returns when steps or time are spent, on Ctrl-C at the last kept mask.
 
     state        the model with its first masks written
     batches      an endless iterator of calibration batches
@@ -180,7 +180,7 @@ class IcbsLoop:
             result.accept_after = result.curve[-1].loss
         return result
 
-    # -- one step ---------------------------------------------------------------------------------------------
+    # -- one step ------------------------------------------------------------------------------------------
 
     def _step(self, step: int, loss: float | None, started: float) -> StepRecord:
         t0 = time.perf_counter()
@@ -211,11 +211,26 @@ class IcbsLoop:
         swaps = self._swaps(block, model.pruned, solution)
         kept, harmful, after, measured = self._decide(step, swaps, loss, solution.energy)
         record = StepRecord(
-            step, time.perf_counter() - started, names[0] if len(names) == 1 else "all", block.size, len(swaps),
-            sum(len(s) for s in kept), solution.energy, measured, after, bool(kept), self.trust.radius,
-            self.trust.stiffness, t1 - t0, built.build_seconds, built.transfer_seconds, t3 - t2, time.perf_counter() - t4, solution.status.value,
-            harmful,
-        )  # fmt: skip
+            step=step,
+            seconds=time.perf_counter() - started,
+            layers=names[0] if len(names) == 1 else "all",
+            variables=block.size,
+            swaps_proposed=len(swaps),
+            swaps_kept=sum(len(s) for s in kept),
+            predicted_change=solution.energy,
+            measured_change=measured,
+            loss=after,
+            accepted=bool(kept),
+            radius=self.trust.radius,
+            stiffness=self.trust.stiffness,
+            collect_seconds=t1 - t0,
+            build_seconds=built.build_seconds,
+            transfer_seconds=built.transfer_seconds,
+            solve_seconds=t3 - t2,
+            accept_seconds=time.perf_counter() - t4,
+            solver_status=solution.status.value,
+            harmful=harmful,
+        )
         self.trust.adapt(record.predicted_change, record.measured_change, record.swaps_proposed)
         return record
 
@@ -276,7 +291,7 @@ class IcbsLoop:
         return self.tabu.block(name, self.boundary.free(name, self.importance(name), self.state.masks[name]))
 
     def _flip_cost(self, name: str, moments: GradientMoments) -> Tensor:
-        """(out, in) predicted change of the loss by each flip alone; inf where it is beyond the model's trust."""
+        """(out, in) predicted change of the loss by each flip alone; inf where that is beyond trust."""
         r = self.recipe
         w0, keep = self.state.kept_values[name].float(), self.state.masks[name]
         slope = moments.shrunk(name, r.gradient.shrink).mul_(w0).mul_(r.gradient.gamma)
@@ -337,7 +352,7 @@ class IcbsLoop:
             adds.append(add)
         return Swaps(names, torch.cat(layers), torch.cat(drops), torch.cat(adds))
 
-    # -- keeping or undoing -----------------------------------------------------------------------------------
+    # -- keeping or undoing --------------------------------------------------------------------------------
 
     def _decide(
         self, step: int, swaps: Swaps, loss: float | None, predicted: float
@@ -378,7 +393,7 @@ def _empty(
 ) -> StepRecord:
     """The record of a step that found nothing to improve."""
     layer = names[0] if len(names) == 1 else "all"
+    nothing = (0, 0, 0, 0.0, None, loss, False)
     return StepRecord(
-        step, seconds, layer, 0, 0, 0, 0.0, None, loss, False, trust.radius, trust.stiffness, collecting, 0, 0, 0, 0,
-        "no block",
-    )  # fmt: skip
+        step, seconds, layer, *nothing, trust.radius, trust.stiffness, collecting, 0, 0, 0, 0, "no block"
+    )

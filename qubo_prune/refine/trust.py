@@ -1,8 +1,8 @@
-"""The trust region: how many swaps a step may take and how stiff the curvature is, from measured against predicted.
+"""The trust region: how many swaps a step may take and how stiff the curvature is, from measured / predicted.
 
-A solver finds its way around a curvature that is estimated from few samples, and what a label sends back through
-several chunks is counted in each alone: predictions are too good by a factor that depends on the model. The
-stiffness multiplies H as Levenberg-Marquardt's damping would, and follows the ratio of measured to predicted.
+A solver finds its way around a curvature that is estimated from few samples, and what a label sends back
+through several chunks is counted in each alone: predictions are too good by a factor that varies by model.
+The stiffness multiplies H as Levenberg-Marquardt's damping would, and follows measured / predicted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Trust:
             self.stiffness = recipe.stiffness
 
     def adapt(self, predicted: float, measured: float | None, swaps: int) -> None:
-        """After a step of `swaps` swaps: a refused one halves the radius, a good one that filled it widens it."""
+        """After a step: a refused one shrinks the radius, a good one that used it up widens it."""
         r = self._recipe
         if r is None or self.radius is None or measured is None or not swaps or not predicted < 0:
             return

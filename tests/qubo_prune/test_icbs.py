@@ -301,17 +301,18 @@ class Interrupting(KLToDense):
 
 
 @pytest.mark.parametrize("method", ["value", "teacher", "signals"])
-@pytest.mark.parametrize("at", [5, 6, 9, 13])
+@pytest.mark.parametrize("at", [5, 6, 13])
 def test_interrupt_inside_the_objective(method: str, at: int) -> None:
     """While accepting (four batches a measurement), while the dense model answers, in the forward pass."""
     interrupted(Run(merged(SMALL), objective=Interrupting(method, at)))
 
 
-@pytest.mark.parametrize("at", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("at", [1, 3, 4])
 @pytest.mark.parametrize("recipe", [merged(SMALL), merged(SMALL, ONE_LAYER, {"steps": 8})])
 def test_interrupt_inside_a_flip(at: int, recipe: Icbs, monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal while masks are written: held back until they are whole, then the step is put back."""
-    run = Run(recipe)
+    recorded: list[dict[str, Tensor]] = []
+    run = Run(recipe, on_step=lambda _: recorded.append({n: m.clone() for n, m in run.state.masks.items()}))
     calls = 0
     where = torch.where
 
@@ -324,12 +325,12 @@ def test_interrupt_inside_a_flip(at: int, recipe: Icbs, monkeypatch: pytest.Monk
         return where(*args)
 
     monkeypatch.setattr(torch, "where", signalled)
-    if recipe.scope == "all_layers":
-        interrupted(run)
-    else:
-        result = run.run()
-        assert result.stopped == "interrupted"
-        assert sum(result.swaps_by_layer.values()) == result.swaps
+    result = run.run()
+    assert result.stopped == "interrupted"
+    assert sum(result.swaps_by_layer.values()) == result.swaps
+    last = recorded[-1] if recorded else run.start
+    assert all(torch.equal(run.state.masks[n], last[n]) for n in run.layers)
+    assert len(recorded) == len(result.curve)
 
 
 def test_interrupt_inside_the_solver(monkeypatch: pytest.MonkeyPatch) -> None:
