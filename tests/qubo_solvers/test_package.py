@@ -32,7 +32,8 @@ def test_solving_leaves_torch_out():
 def test_a_second_copy_cannot_be_imported():
     out = run("import solvers.qubo_solvers")
     assert out.returncode != 0
-    assert "import this package as 'qubo_solvers'" in out.stderr
+    # beside the sources it refuses; where a wheel is installed there is no such package at all
+    assert "import this package as 'qubo_solvers'" in out.stderr or "No module named 'solvers'" in out.stderr
 
 
 def test_every_public_name_is_there():
