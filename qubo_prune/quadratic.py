@@ -41,6 +41,11 @@ class Curvature:
         """H = g g', the outer product of the mean gradient: rank one."""
         return cls(factor=gradient.reshape(1, -1))
 
+    def plus(self, samples: Tensor, scale: float = 1.0) -> Curvature:
+        """A low-rank H plus scale * G'G / N of further samples G (N, n)."""
+        assert self.factor is not None
+        return Curvature(factor=torch.cat([self.factor, samples * (scale / max(1, samples.shape[0])) ** 0.5]))
+
     def without_couplings(self) -> Curvature:
         """Only the diagonal of H: the ablation in which flips do not know of one another."""
         if self.factor is not None:

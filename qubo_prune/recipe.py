@@ -33,8 +33,8 @@ class CalibrationRanges(_Part):
     length: int = Field(128, ge=2, description="tokens a window")
     accept_windows: int = Field(16, ge=1)
     accept_length: int = Field(128, ge=2)
-    report_windows: int = Field(8, ge=1)
-    report_length: int = Field(512, ge=2)
+    report_windows: int = Field(32, ge=1)
+    report_length: int = Field(128, ge=2)
 
 
 class SolverChoice(_Part):
@@ -55,7 +55,7 @@ class Candidates(_Part):
     )
     per_side: int = Field(500, ge=1, description="gain: weights per layer and side (to prune, to regrow)")
     max_variables: int | None = Field(
-        None, ge=2, description="gain: variables of a block, the best pairs first"
+        40_000, ge=2, description="gain: variables of a block, the best pairs first; None: all"
     )
     block_size: int = Field(4096, ge=2, description="the other criteria: n, variables of a one-layer block")
     block_pruned: float = Field(
@@ -75,7 +75,10 @@ class Gradient(_Part):
 
     gamma: float = Field(1.0, gt=0)
     discount: float = Field(
-        0.85, ge=0, le=1, description="weight of what earlier steps saw; 0: this step only"
+        0.9, ge=0, le=1, description="weight of what earlier steps saw; 0: this step only"
+    )
+    staleness: float = Field(
+        5.0, ge=0, description="that weight falls by this many times the share of the loss a step took away"
     )
     shrink: float = Field(2.0, ge=0, description="standard errors taken off |g|; 0: the raw mean")
 
@@ -91,35 +94,38 @@ class CurvatureChoice(_Part):
         16, ge=1, description="positions a Fisher sample is taken over; None: the window"
     )
     ridge: float = Field(0.0, ge=0)
+    coherent: int = Field(
+        128, ge=0, description="windows, of many steps, whose coherent part is added to the Fisher; 0: none"
+    )
     couplings: bool = Field(True, description="False: diagonal only, the ablation")
 
 
 class TrustRegion(_Part):
     """How many swaps a step may take, how stiff the curvature is; both follow measured / predicted change."""
 
-    swaps: int | None = Field(None, ge=1, description="swaps of the first step; None: 1.2e-5 of the weights")
-    grow: float = Field(2.0, ge=1, description="factor of the swaps after a good step that used them up")
+    swaps: int | None = Field(None, ge=1, description="swaps of the first step; None: 6e-6 of the weights")
+    grow: float = Field(1.5, ge=1, description="factor of the swaps after a good step that used them up")
     shrink: float = Field(0.5, gt=0, lt=1, description="factor of the swaps after a refused step")
-    stiffness: float = Field(8.0, ge=1, description="multiplier of the curvature in the first step")
+    stiffness: float = Field(2.0, ge=1, description="multiplier of the curvature in the first step")
     stiffen: float = Field(2.0, ge=1, description="factor it changes by")
     max_stiffness: float = Field(256.0, ge=1)
-    good: float = Field(0.25, description="measured / predicted below which the curvature is stiffened")
-    excellent: float = Field(0.7, description="measured / predicted above which it is relaxed")
+    good: float = Field(0.4, description="measured / predicted below which the curvature is stiffened")
+    excellent: float = Field(0.8, description="measured / predicted above which it is relaxed")
     max_measurements: int = Field(6, ge=1, description="accepting passes a step may cost, bisection included")
 
 
 class Icbs(_Part):
     """Block coordinate descent (iCBS, arXiv 2411.17796)."""
 
-    steps: int = Field(10, ge=0)
+    steps: int = Field(30, ge=0)
     time_limit: float | None = Field(
         None, gt=0, description="seconds for the refinement; stops at a step's end"
     )
     scope: Literal["all_layers", "one_layer"] = "all_layers"
-    windows: int = Field(4, ge=1, description="calibration windows a step")
-    batch: int = Field(1, ge=1, description="windows per forward pass")
+    windows: int = Field(8, ge=1, description="calibration windows a step")
+    batch: int = Field(4, ge=1, description="windows per forward pass")
     chunk: int | None = Field(
-        128, ge=1, description="positions that count as one sample, about; None: the whole window"
+        None, ge=1, description="positions that count as one sample, about; None: the whole window"
     )
     accept: Literal["if_better", "always"] = "if_better"
     tabu_steps: int = Field(12, ge=0, description="steps a moved weight stays tabu")

@@ -29,7 +29,7 @@ from qubo_prune.refine.schedule import all_layers, one_layer
 from qubo_prune.refine.trust import Trust
 from qubo_prune.state import PruneState
 from qubo_prune.statistics.collect import collect, mean_value
-from qubo_prune.statistics.fisher import FisherSamples, KroneckerDiagonal
+from qubo_prune.statistics.fisher import CoherentFisher, FisherSamples, KroneckerDiagonal
 from qubo_prune.statistics.gradients import GradientMoments
 from qubo_prune.statistics.hessian import exact_hessian
 from qubo_prune.statistics.tape import frozen
@@ -134,6 +134,9 @@ class IcbsLoop:
         self.schedule = all_layers(sizes) if whole else one_layer(sizes, recipe.steps, seed)
         self.moments = GradientMoments(state.layers) if whole else None
         self.diagonal = KroneckerDiagonal(state.layers)
+        most = recipe.curvature.coherent if whole and recipe.curvature.kind == "sampled_fisher" else 0
+        self.coherent = CoherentFisher(state.layers, most) if most else None
+        self._progress = 0.0  # share of the loss that the last step took away
         self.tabu = TabuList()
         self.pairs: list[Pair] = []
         self._in_flight: _InFlight | None = None
@@ -231,6 +234,8 @@ class IcbsLoop:
             solver_status=solution.status.value,
             harmful=harmful,
         )
+        if loss and after is not None:
+            self._progress = max(0.0, loss - after) / loss
         self.trust.adapt(record.predicted_change, record.measured_change, record.swaps_proposed)
         return record
 
@@ -238,7 +243,7 @@ class IcbsLoop:
         r = self.recipe
         layers = {name: self.state.layers[name] for name in names}
         moments = self.moments or GradientMoments(layers)
-        moments.age(r.gradient.discount)
+        moments.age(r.gradient.discount * max(0.0, 1 - r.gradient.staleness * self._progress))
         self.diagonal.age(r.gradient.discount)
         pairs = teach(
             self.state, self.objective, [next(self.batches) for _ in range(max(1, r.windows // r.batch))]
@@ -246,7 +251,7 @@ class IcbsLoop:
         fisher = FisherSamples(layers)
         sampled = r.curvature.kind == "sampled_fisher"
         collected = collect(
-            self.state.model, layers, pairs, self.objective, moments, fisher, self.diagonal,
+            self.state.model, layers, pairs, self.objective, moments, fisher, self.diagonal, self.coherent,
             sampled_labels=self.generator if sampled else None, chunk=r.chunk,
             fisher_chunk=r.curvature.chunk,
         )  # fmt: skip
@@ -317,9 +322,12 @@ class IcbsLoop:
                 matrix=exact_hessian(s.model, s.layers, block.indices, self.objective, self.pairs)
             )
         else:
-            curvature = quadratic.Curvature.fisher(
-                fisher.gather(block.indices), fisher.scale * self.trust.stiffness
-            )
+            stiffness = self.trust.stiffness
+            curvature = quadratic.Curvature.fisher(fisher.gather(block.indices), fisher.scale * stiffness)
+            if self.coherent is not None:
+                curvature = curvature.plus(
+                    self.coherent.gather(block.indices), self.coherent.scale * stiffness
+                )
         if not r.curvature.couplings:
             curvature = curvature.without_couplings()
         model = quadratic.LossModel(

@@ -18,7 +18,7 @@ class Trust:
         self.radius: int | None = None
         self.stiffness = 1.0
         if recipe is not None:
-            self.radius = recipe.swaps or max(16, round(1.2e-5 * weights))
+            self.radius = recipe.swaps or max(16, round(6e-6 * weights))
             self.stiffness = recipe.stiffness
 
     def adapt(self, predicted: float, measured: float | None, swaps: int) -> None:

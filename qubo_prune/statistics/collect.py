@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from qubo_prune.layers import Layer
 from qubo_prune.objective import Batch, Objective
-from qubo_prune.statistics.fisher import FisherSamples, KroneckerDiagonal
+from qubo_prune.statistics.fisher import CoherentFisher, FisherSamples, KroneckerDiagonal
 from qubo_prune.statistics.gradients import GradientMoments
 from qubo_prune.statistics.tape import Tape, frozen
 
@@ -36,6 +36,7 @@ def collect(
     moments: GradientMoments | None,
     fisher: FisherSamples | None = None,
     diagonal: KroneckerDiagonal | None = None,
+    coherent: CoherentFisher | None = None,
     *,
     sampled_labels: torch.Generator | None = None,
     chunk: int | None = None,
@@ -69,6 +70,9 @@ def collect(
                     fisher.add(name, *_chunks(x, g, pieces))
                 if diagonal is not None:
                     diagonal.add(name, x, g, tokens)
+                if coherent is not None:
+                    coherent.add(name, x, g)
+                    coherent.scale = float(tokens)
 
             def slope(
                 name: str, x: list[Tensor], g: list[Tensor], pieces: int = pieces, both: bool = not two_passes

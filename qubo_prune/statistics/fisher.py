@@ -1,4 +1,4 @@
-"""Per-sample gradients of any chosen weights, from kept layer inputs and output gradients: Fisher factors."""
+"""Fisher factors: per-sample gradients of any chosen weights, from kept layer inputs and output gradients."""
 
 from __future__ import annotations
 
@@ -59,6 +59,45 @@ class FisherSamples:
                     out[lo:hi, i : i + step] += part.sum(1)
             lo = hi
         return out
+
+
+class CoherentFisher:
+    """What the positions of a sample have in common: (sum_t g_t) (mean_t x_t)' for each layer and sample.
+
+    Chunks of a sample miss what their positions do together, which is most of the curvature along moves that
+    shift a feature's mean (in attention values above all). This part is rank one a layer: out + in floats, so
+    that the samples of many steps can be kept. `most`: the newest samples that are kept.
+    """
+
+    def __init__(self, layers: Mapping[str, Layer], most: int) -> None:
+        self._layers, self._most = layers, most
+        self._kept: dict[str, list[list[tuple[Tensor, Tensor]]]] = {name: [] for name in layers}
+        self.scale = 1.0
+
+    def add(self, name: str, inputs: list[Tensor], grads: list[Tensor]) -> None:
+        """Keep the B samples of one layer; inputs (B, T, in), grads (B, T, out) of each call of it."""
+        calls = [(g.float().sum(1), x.float().mean(1)) for x, g in zip(inputs, grads, strict=True)]
+        kept = self._kept[name]
+        kept += [[(g[b], x[b]) for g, x in calls] for b in range(len(calls[0][0]))]
+        del kept[: max(0, len(kept) - self._most)]
+
+    @property
+    def samples(self) -> int:
+        """N, the number of samples kept."""
+        return max((len(kept) for kept in self._kept.values()), default=0)
+
+    def gather(self, indices: Indices) -> Tensor:
+        """(N, n) float32, as `FisherSamples.gather`."""
+        parts = []
+        for name, index in indices.items():
+            columns = self._layers[name].shape[1]
+            row, col = index // columns, index % columns
+            part = torch.zeros(self.samples, len(index), device=index.device)
+            for sample, calls in enumerate(self._kept[name]):
+                for g, x in calls:
+                    part[sample] += g[row] * x[col]
+            parts.append(part)
+        return torch.cat(parts, dim=1)
 
 
 class KroneckerDiagonal:
