@@ -22,7 +22,7 @@ from qubo_prune import quadratic
 from qubo_prune.blocks import Block, Boundary, TabuList, best_pairs, block_of_pairs, paper_candidates
 from qubo_prune.errors import InputError
 from qubo_prune.exporting import export_block
-from qubo_prune.objective import Batch, Objective
+from qubo_prune.objective import Batch, Objective, batch_size
 from qubo_prune.recipe import Icbs
 from qubo_prune.refine.accept import Swaps, keep_what_helps
 from qubo_prune.refine.schedule import all_layers, one_layer
@@ -220,7 +220,7 @@ class IcbsLoop:
             variables=block.size,
             swaps_proposed=len(swaps),
             swaps_kept=sum(len(s) for s in kept),
-            predicted_change=solution.energy,
+            predicted_change=solution.energy if len(swaps) else 0.0,
             measured_change=measured,
             loss=after,
             accepted=bool(kept),
@@ -245,9 +245,7 @@ class IcbsLoop:
         moments = self.moments or GradientMoments(layers)
         moments.age(r.gradient.discount * max(0.0, 1 - r.gradient.staleness * self._progress))
         self.diagonal.age(r.gradient.discount)
-        pairs = teach(
-            self.state, self.objective, [next(self.batches) for _ in range(max(1, r.windows // r.batch))]
-        )
+        pairs = teach(self.state, self.objective, self._draw())
         fisher = FisherSamples(layers)
         sampled = r.curvature.kind == "sampled_fisher"
         collected = collect(
@@ -258,6 +256,15 @@ class IcbsLoop:
         self.pairs = pairs if r.curvature.kind == "exact_hessian" else []
         fisher.scale = collected.fisher_tokens if r.curvature.scale_by_tokens else 1.0
         return moments, fisher
+
+    def _draw(self) -> list[Batch]:
+        """The next batches, of whatever size they have, with at least the recipe's windows in all."""
+        batches: list[Batch] = []
+        samples = 0
+        while samples < self.recipe.windows:
+            batches.append(next(self.batches))
+            samples += batch_size(batches[-1], 1)
+        return batches
 
     def _choose(self, step: int, names: tuple[str, ...], moments: GradientMoments) -> Block:
         c = self.recipe.candidates

@@ -22,6 +22,7 @@ from qubo_prune.testing import tiny_gpt2, tiny_llama, tiny_mlp, tiny_tokens
 REFINE: dict[str, Any] = {
     "steps": 2,
     "windows": 2,
+    "batch": 1,
     "gradient": {"shrink": 0.5},
     "candidates": {"per_side": 20, "max_flip": 1.0},
     "trust": {"swaps": 8},

@@ -8,8 +8,11 @@ from qubo_prune.recipe import TrustRegion
 from qubo_prune.refine.trust import Trust
 
 
+FIXED = {"swaps": 8, "stiffness": 4.0, "grow": 2.0, "good": 0.25, "excellent": 0.7}
+
+
 def trust(**changes: float) -> Trust:
-    return Trust(TrustRegion.model_validate({"swaps": 8, "stiffness": 4.0, **changes}), weights=10**6)
+    return Trust(TrustRegion.model_validate({**FIXED, **changes}), weights=10**6)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +61,7 @@ def test_bounds() -> None:
 
 
 def test_first_radius_is_a_share_of_the_weights_and_none_without_a_region() -> None:
-    assert Trust(TrustRegion(), 10**8).radius == 1200
+    assert Trust(TrustRegion(), 10**8).radius == 600
     assert Trust(TrustRegion(), 100).radius == 16
     none = Trust(None, 10**8)
     none.adapt(-1.0, 1.0, 5)
