@@ -7,7 +7,6 @@ import pytest
 from qubo_prune.recipe import TrustRegion
 from qubo_prune.refine.trust import Trust
 
-
 FIXED = {"swaps": 8, "stiffness": 4.0, "grow": 2.0, "good": 0.25, "excellent": 0.7}
 
 
