@@ -26,7 +26,9 @@ from qubo_prune.objective import Batch, CrossEntropy, CustomLoss, KLToDense, Obj
 from qubo_prune.progress import Counted, OnProgress, Progress
 from qubo_prune.provenance import peak_memory_bytes, provenance
 from qubo_prune.recipe import Recipe
-from qubo_prune.refine.icbs import IcbsLoop, RefineResult, teach
+from qubo_prune.refine.evidence import teach
+from qubo_prune.refine.icbs import IcbsLoop
+from qubo_prune.refine.records import RefineResult
 from qubo_prune.report import PruneReport
 from qubo_prune.state import PruneState
 from qubo_prune.statistics.collect import collect, mean_value

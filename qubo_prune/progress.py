@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
 if TYPE_CHECKING:
-    from qubo_prune.refine.icbs import StepRecord
+    from qubo_prune.refine.records import StepRecord
 
 
 @dataclass(frozen=True)

@@ -12,77 +12,32 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from qubo_prune import quadratic
-from qubo_prune.blocks import Block, Boundary, TabuList, best_pairs, block_of_pairs, paper_candidates
+from qubo_prune.blocks import Block
 from qubo_prune.errors import InputError
 from qubo_prune.exporting import export_block
-from qubo_prune.objective import Batch, Objective, batch_size
+from qubo_prune.objective import Batch, Objective
 from qubo_prune.recipe import Icbs
 from qubo_prune.refine.accept import Swaps, keep_what_helps
+from qubo_prune.refine.choice import Choice
+from qubo_prune.refine.evidence import LossEvidence, teach
+from qubo_prune.refine.records import RefineResult, StepRecord, empty_record
 from qubo_prune.refine.schedule import all_layers, one_layer
 from qubo_prune.refine.trust import Trust
 from qubo_prune.state import PruneState
-from qubo_prune.statistics.collect import collect, mean_value
-from qubo_prune.statistics.fisher import CoherentFisher, FisherSamples, KroneckerDiagonal
-from qubo_prune.statistics.gradients import GradientMoments
-from qubo_prune.statistics.hessian import exact_hessian
-from qubo_prune.statistics.tape import frozen
+from qubo_prune.statistics.collect import mean_value
 from qubo_solvers import Solution
 from qubo_solvers import get as get_solver
 from qubo_solvers import solve as solve_problem
 
-Pair = tuple[Batch, Tensor | None]
-"""A batch and what the dense model answered to it."""
-
-
 PATIENCE = 3
 """Steps in a row without an improving candidate after which the loop ends."""
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """One row of the quality-time curve. seconds: since the refinement began; changes in the loss's units."""
-
-    step: int
-    seconds: float
-    layers: str
-    variables: int
-    swaps_proposed: int
-    swaps_kept: int
-    predicted_change: float
-    measured_change: float | None
-    loss: float | None
-    accepted: bool
-    radius: int | None
-    stiffness: float
-    collect_seconds: float
-    build_seconds: float
-    transfer_seconds: float
-    solve_seconds: float
-    accept_seconds: float
-    solver_status: str
-    harmful: int = 0
-
-
-@dataclass
-class RefineResult:
-    """accept_before/after: accepting loss (None where nothing was measured); stopped: why it ended."""
-
-    curve: list[StepRecord] = field(default_factory=list)
-    accept_before: float | None = None
-    accept_after: float | None = None
-    stopped: str = "steps"
-    swaps_by_layer: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def swaps(self) -> int:
-        return sum(r.swaps_kept for r in self.curve)
 
 
 @dataclass(frozen=True)
@@ -92,14 +47,6 @@ class _InFlight:
     indices: dict[str, Tensor]
     kept: dict[str, Tensor]
     swaps_by_layer: dict[str, int]
-
-
-def teach(state: PruneState, objective: Objective, batches: Sequence[Batch]) -> list[Pair]:
-    """Every batch with the dense model's answer, where the objective needs one."""
-    if not objective.needs_teacher or not len(batches):
-        return [(batch, None) for batch in batches]
-    with state.dense(), frozen(state.model):
-        return [(batch, objective.teacher(state.model, batch)) for batch in batches]
 
 
 class IcbsLoop:
@@ -126,23 +73,15 @@ class IcbsLoop:
         on_step: Callable[[StepRecord], None] | None = None,
     ) -> None:
         self.state, self.objective, self.recipe, self.seed = state, objective, recipe, seed
-        self.batches, self.importance, self.export, self.on_step = batches, importance, export, on_step
-        self.generator = torch.Generator().manual_seed(seed)
+        self.export, self.on_step = export, on_step
         self.solver = get_solver(recipe.solver.name, **recipe.solver.options)
         sizes = {name: layer.numel for name, layer in state.layers.items()}
         whole = recipe.scope == "all_layers"
         self.schedule = all_layers(sizes) if whole else one_layer(sizes, recipe.steps, seed)
-        self.moments = GradientMoments(state.layers) if whole else None
-        self.diagonal = KroneckerDiagonal(state.layers)
-        most = recipe.curvature.coherent if whole and recipe.curvature.kind == "sampled_fisher" else 0
-        self.coherent = CoherentFisher(state.layers, most) if most else None
+        self.evidence = LossEvidence(state, objective, batches, recipe, seed)
+        self.choice = Choice(state, recipe, importance, self.solver.capabilities.max_variables)
         self._progress = 0.0  # share of the loss that the last step took away
-        self.tabu = TabuList()
-        self.pairs: list[Pair] = []
         self._in_flight: _InFlight | None = None
-        c = recipe.candidates
-        scores = {name: importance(name) for name in state.layers}
-        self.boundary = Boundary(scores, state.masks, c.fixed_pruned, c.fixed_kept)
         self.swaps_by_layer = dict.fromkeys(state.layers, 0)
         self.trust = Trust(recipe.trust, sum(sizes.values()))
         self.accept_pairs = teach(state, objective, accept) if recipe.accept == "if_better" else []
@@ -188,12 +127,12 @@ class IcbsLoop:
     def _step(self, step: int, loss: float | None, started: float) -> StepRecord:
         t0 = time.perf_counter()
         names = next(self.schedule)
-        moments, fisher = self._collect(names)
-        block = self._choose(step, names, moments)
+        self.evidence.collect(names, self._progress)
+        block = self.choice.choose(step, names, self.evidence)
         t1 = time.perf_counter()
         if not block.size:
-            return _empty(step, t1 - started, names, loss, self.trust, t1 - t0)
-        built, model = self._build(step, block, moments, fisher)
+            return empty_record(step, t1 - started, names, loss, self.trust, t1 - t0)
+        built, model = self._build(step, block)
         t2 = time.perf_counter()
         solution = solve_problem(
             built.problem,
@@ -239,104 +178,11 @@ class IcbsLoop:
         self.trust.adapt(record.predicted_change, record.measured_change, record.swaps_proposed)
         return record
 
-    def _collect(self, names: tuple[str, ...]) -> tuple[GradientMoments, FisherSamples]:
-        r = self.recipe
-        layers = {name: self.state.layers[name] for name in names}
-        moments = self.moments or GradientMoments(layers)
-        moments.age(r.gradient.discount * max(0.0, 1 - r.gradient.staleness * self._progress))
-        self.diagonal.age(r.gradient.discount)
-        pairs = teach(self.state, self.objective, self._draw())
-        fisher = FisherSamples(layers)
-        sampled = r.curvature.kind == "sampled_fisher"
-        collected = collect(
-            self.state.model, layers, pairs, self.objective, moments, fisher, self.diagonal, self.coherent,
-            sampled_labels=self.generator if sampled else None, chunk=r.chunk,
-            fisher_chunk=r.curvature.chunk,
-        )  # fmt: skip
-        self.pairs = pairs if r.curvature.kind == "exact_hessian" else []
-        fisher.scale = collected.fisher_tokens if r.curvature.scale_by_tokens else 1.0
-        return moments, fisher
-
-    def _draw(self) -> list[Batch]:
-        """The next batches, of whatever size they have, with at least the recipe's windows in all."""
-        batches: list[Batch] = []
-        samples = 0
-        while samples < self.recipe.windows:
-            batches.append(next(self.batches))
-            samples += batch_size(batches[-1], 1)
-        return batches
-
-    def _choose(self, step: int, names: tuple[str, ...], moments: GradientMoments) -> Block:
-        c = self.recipe.candidates
-        self.tabu.expire(step)
-        largest = self.solver.capabilities.max_variables
-        if c.criterion == "gain":
-            if c.max_variables is not None:
-                largest = min(c.max_variables, largest or c.max_variables)
-            pairs = {}
-            for name in names:
-                cost = self._flip_cost(name, moments)
-                pairs[name] = best_pairs(cost, self.state.masks[name], self._free(name), c.per_side)
-            return block_of_pairs(pairs, largest)
-        (name,) = names
-        n = min(c.block_size, self.state.layers[name].numel, largest or c.block_size)
-        if c.criterion == "gradient":
-            score = (self.state.kept_values[name].float() * moments.mean(name)).abs()
-        else:
-            score = self.importance(name)
-        index = paper_candidates(
-            score,
-            self.state.masks[name],
-            self._free(name),
-            n,
-            round(n * c.block_pruned),
-            self.generator,
-            c.criterion,
-        )
-        if self.recipe.tabu_fraction is not None:
-            self.tabu.add({name: index}, math.inf)
-            self.tabu.drop_oldest(name, int(self.recipe.tabu_fraction * self.state.layers[name].numel))
-        return Block({name: index} if len(index) else {})
-
-    def _free(self, name: str) -> Tensor:
-        """(out, in) bool: neither fixed by its importance nor tabu."""
-        return self.tabu.block(name, self.boundary.free(name, self.importance(name), self.state.masks[name]))
-
-    def _flip_cost(self, name: str, moments: GradientMoments) -> Tensor:
-        """(out, in) predicted change of the loss by each flip alone; inf where that is beyond trust."""
-        r = self.recipe
-        w0, keep = self.state.kept_values[name].float(), self.state.masks[name]
-        slope = moments.shrunk(name, r.gradient.shrink).mul_(w0).mul_(r.gradient.gamma)
-        bend = self.diagonal.diagonal(name).add_(2 * r.curvature.ridge).mul_(w0.square()).mul_(0.5)
-        cost = torch.where(keep, -slope, slope).add_(bend)
-        return cost.masked_fill_(
-            (bend > r.candidates.max_flip) | (slope.abs() > r.candidates.max_flip), torch.inf
-        )
-
-    def _build(
-        self, step: int, block: Block, moments: GradientMoments, fisher: FisherSamples
-    ) -> tuple[quadratic.BuiltBlock, quadratic.LossModel]:
+    def _build(self, step: int, block: Block) -> tuple[quadratic.BuiltBlock, quadratic.LossModel]:
         r = self.recipe
         pruned = ~block.gather(self.state.masks)
-        gradient = torch.cat(
-            [moments.shrunk(name, r.gradient.shrink).reshape(-1)[i] for name, i in block.indices.items()]
-        )
-        if r.curvature.kind == "mean_gradient":
-            curvature = quadratic.Curvature.mean_gradient(gradient)
-        elif r.curvature.kind == "exact_hessian":
-            s = self.state
-            curvature = quadratic.Curvature(
-                matrix=exact_hessian(s.model, s.layers, block.indices, self.objective, self.pairs)
-            )
-        else:
-            stiffness = self.trust.stiffness
-            curvature = quadratic.Curvature.fisher(fisher.gather(block.indices), fisher.scale * stiffness)
-            if self.coherent is not None:
-                curvature = curvature.plus(
-                    self.coherent.gather(block.indices), self.coherent.scale * stiffness
-                )
-        if not r.curvature.couplings:
-            curvature = curvature.without_couplings()
+        gradient = self.evidence.gradient(block)
+        curvature = self.evidence.curvature(block, gradient, self.trust.stiffness)
         model = quadratic.LossModel(
             block.gather(self.state.kept_values).float(), pruned, gradient, curvature, r.gradient.gamma,
             2 * r.curvature.ridge,
@@ -389,26 +235,15 @@ class IcbsLoop:
         for part in decision.kept:
             self._moved(part, until)
         for part in decision.harmful:  # a handful is banned for good, a large part only for a while
-            self.tabu.add(part.flips(), math.inf if len(part) <= 8 else until)
+            self.choice.tabu.add(part.flips(), math.inf if len(part) <= 8 else until)
         return decision.kept, sum(map(len, decision.harmful)), decision.loss, decision.full_change
 
     def _moved(self, swaps: Swaps, until: float) -> None:
         if self.recipe.scope == "all_layers":
-            self.tabu.add(swaps.flips(), until)
+            self.choice.tabu.add(swaps.flips(), until)
         for name, index in swaps.flips().items():
             self.swaps_by_layer[name] += len(index) // 2
 
     def _measure(self) -> float:
         loss = mean_value(self.state.model, self.accept_pairs, self.objective)
         return loss if math.isfinite(loss) else math.inf
-
-
-def _empty(
-    step: int, seconds: float, names: tuple[str, ...], loss: float | None, trust: Trust, collecting: float
-) -> StepRecord:
-    """The record of a step that found nothing to improve."""
-    layer = names[0] if len(names) == 1 else "all"
-    nothing = (0, 0, 0, 0.0, None, loss, False)
-    return StepRecord(
-        step, seconds, layer, *nothing, trust.radius, trust.stiffness, collecting, 0, 0, 0, 0, "no block"
-    )

@@ -7,7 +7,7 @@ from typing import Any
 
 from qubo_prune.masks import Masks, density
 from qubo_prune.recipe import Recipe
-from qubo_prune.refine.icbs import StepRecord
+from qubo_prune.refine.records import StepRecord
 
 
 @dataclass

@@ -16,7 +16,8 @@ from qubo_prune.layers import prunable_layers
 from qubo_prune.masks import verify
 from qubo_prune.objective import CrossEntropy, CustomLoss, KLToDense, Objective
 from qubo_prune.recipe import Icbs, Recipe
-from qubo_prune.refine.icbs import IcbsLoop, RefineResult, StepRecord
+from qubo_prune.refine.icbs import IcbsLoop
+from qubo_prune.refine.records import RefineResult, StepRecord
 from qubo_prune.state import PruneState
 from qubo_prune.statistics.collect import mean_value
 from qubo_prune.testing import TINY_MODELS, tiny_mlp, tiny_tokens
@@ -249,7 +250,7 @@ def test_moved_weights_are_tabu_and_harmful_ones_banned() -> None:
         moved |= now
     assert moved
     for name, index in moved:
-        assert not run.loop._free(name).reshape(-1)[index]
+        assert not run.loop.choice.free(name).reshape(-1)[index]
 
 
 # -- Ctrl-C and errors ---------------------------------------------------------------------------------

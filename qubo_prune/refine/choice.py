@@ -1,0 +1,78 @@
+"""Choosing the block of a step: the recipe's criterion over the weights that are neither fixed nor tabu."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from qubo_prune.blocks import Block, Boundary, TabuList, best_pairs, block_of_pairs, paper_candidates
+from qubo_prune.recipe import Icbs
+from qubo_prune.refine.evidence import LossEvidence
+from qubo_prune.state import PruneState
+
+
+class Choice:
+    """tabu: the weights that may not move now; importance: how far a weight is from the mask's boundary;
+    largest: variables the solver takes at most."""
+
+    def __init__(
+        self, state: PruneState, recipe: Icbs, importance: Callable[[str], Tensor], largest: int | None
+    ) -> None:
+        self._state, self._recipe, self._importance, self._largest = state, recipe, importance, largest
+        self.tabu = TabuList()
+        c = recipe.candidates
+        scores = {name: importance(name) for name in state.layers}
+        self._boundary = Boundary(scores, state.masks, c.fixed_pruned, c.fixed_kept)
+
+    def choose(self, step: int, names: tuple[str, ...], evidence: LossEvidence) -> Block:
+        """The block of a step over these layers; empty where nothing promises to improve."""
+        c = self._recipe.candidates
+        self.tabu.expire(step)
+        largest = self._largest
+        if c.criterion == "gain":
+            if c.max_variables is not None:
+                largest = min(c.max_variables, largest or c.max_variables)
+            pairs = {}
+            for name in names:
+                cost = self._flip_cost(name, evidence)
+                pairs[name] = best_pairs(cost, self._state.masks[name], self.free(name), c.per_side)
+            return block_of_pairs(pairs, largest)
+        (name,) = names
+        n = min(c.block_size, self._state.layers[name].numel, largest or c.block_size)
+        if c.criterion == "gradient":
+            score = (self._state.kept_values[name].float() * evidence.moments.mean(name)).abs()
+        else:
+            score = self._importance(name)
+        index = paper_candidates(
+            score,
+            self._state.masks[name],
+            self.free(name),
+            n,
+            round(n * c.block_pruned),
+            evidence.generator,
+            c.criterion,
+        )
+        if self._recipe.tabu_fraction is not None:
+            self.tabu.add({name: index}, math.inf)
+            self.tabu.drop_oldest(name, int(self._recipe.tabu_fraction * self._state.layers[name].numel))
+        return Block({name: index} if len(index) else {})
+
+    def free(self, name: str) -> Tensor:
+        """(out, in) bool: neither fixed by its importance nor tabu."""
+        return self.tabu.block(
+            name, self._boundary.free(name, self._importance(name), self._state.masks[name])
+        )
+
+    def _flip_cost(self, name: str, evidence: LossEvidence) -> Tensor:
+        """(out, in) predicted change of the loss by each flip alone; inf where that is beyond trust."""
+        r = self._recipe
+        w0, keep = self._state.kept_values[name].float(), self._state.masks[name]
+        slope = evidence.moments.shrunk(name, r.gradient.shrink).mul_(w0).mul_(r.gradient.gamma)
+        bend = evidence.diagonal.diagonal(name).add_(2 * r.curvature.ridge).mul_(w0.square()).mul_(0.5)
+        cost = torch.where(keep, -slope, slope).add_(bend)
+        return cost.masked_fill_(
+            (bend > r.candidates.max_flip) | (slope.abs() > r.candidates.max_flip), torch.inf
+        )
