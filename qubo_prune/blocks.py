@@ -144,9 +144,7 @@ def block_of_pairs(pairs: Mapping[str, Pairs], largest: int | None) -> Block:
             take[name] += extra
             spare -= extra
         pairs = {name: Pairs(p.drop[: take[name]], p.add[: take[name]], p.cost) for name, p in pairs.items()}
-    return Block(
-        {name: torch.cat([p.drop, p.add]).sort().values for name, p in pairs.items() if len(p.drop)}
-    )
+    return Block({name: torch.cat([p.drop, p.add]).sort().values for name, p in pairs.items() if len(p.drop)})
 
 
 def paper_candidates(
@@ -165,9 +163,13 @@ def paper_candidates(
     kept_side = torch.where(flat_keep & flat_free, flat, torch.inf)
     take_pruned = min(k, int((pruned_side > -torch.inf).sum()))
     take_kept = min(n - k, int((kept_side < torch.inf).sum()))
-    return torch.cat(
-        [
-            pruned_side.topk(take_pruned).indices,
-            kept_side.topk(take_kept, largest=False).indices,
-        ]
-    ).sort().values
+    return (
+        torch.cat(
+            [
+                pruned_side.topk(take_pruned).indices,
+                kept_side.topk(take_kept, largest=False).indices,
+            ]
+        )
+        .sort()
+        .values
+    )

@@ -71,7 +71,7 @@ class Candidates(_Part):
 
 
 class Gradient(_Part):
-    """The linear term: averaged over steps, shrunk by its standard error, multiplied by gamma."""
+    """The linear term: averaged over steps, cleared of noise, multiplied by gamma."""
 
     gamma: float = Field(1.0, gt=0)
     discount: float = Field(
@@ -80,7 +80,10 @@ class Gradient(_Part):
     staleness: float = Field(
         5.0, ge=0, description="that weight falls by this many times the share of the loss a step took away"
     )
-    shrink: float = Field(2.0, ge=0, description="standard errors taken off |g|; 0: the raw mean")
+    estimate: Literal["posterior", "shrunk"] = Field(
+        "shrunk", description="posterior: mean under a prior of the layer; shrunk: by standard errors"
+    )
+    shrink: float = Field(2.0, ge=0, description="shrunk: standard errors taken off |g|; 0: the raw mean")
 
 
 class CurvatureChoice(_Part):

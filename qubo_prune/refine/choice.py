@@ -70,7 +70,7 @@ class Choice:
         """(out, in) predicted change of the loss by each flip alone; inf where that is beyond trust."""
         r = self._recipe
         w0, keep = self._state.kept_values[name].float(), self._state.masks[name]
-        slope = evidence.moments.shrunk(name, r.gradient.shrink).mul_(w0).mul_(r.gradient.gamma)
+        slope = evidence.estimate(name).mul_(w0).mul_(r.gradient.gamma)
         bend = evidence.diagonal.diagonal(name).add_(2 * r.curvature.ridge).mul_(w0.square()).mul_(0.5)
         cost = torch.where(keep, -slope, slope).add_(bend)
         return cost.masked_fill_(

@@ -80,12 +80,16 @@ class LossEvidence:
             samples += batch_size(batches[-1], 1)
         return batches
 
+    def estimate(self, name: str) -> Tensor:
+        """(out, in) gradient of a layer's weights, cleared of noise as the recipe says."""
+        r = self._recipe.gradient
+        if r.estimate == "posterior":
+            return self.moments.posterior(name)
+        return self.moments.shrunk(name, r.shrink)
+
     def gradient(self, block: Block) -> Tensor:
-        """(n,) mean gradient of the block's weights, shrunk by its standard errors."""
-        shrink = self._recipe.gradient.shrink
-        return torch.cat(
-            [self.moments.shrunk(name, shrink).reshape(-1)[i] for name, i in block.indices.items()]
-        )
+        """(n,) estimated gradient of the block's weights."""
+        return torch.cat([self.estimate(name).reshape(-1)[i] for name, i in block.indices.items()])
 
     def curvature(self, block: Block, gradient: Tensor, stiffness: float) -> Curvature:
         """H of the block by the recipe's kind; the stiffness multiplies a Fisher."""

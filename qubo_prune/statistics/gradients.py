@@ -88,6 +88,25 @@ class GradientMoments:
         variance = (self.second[name] / self._weight[name]).sub_(mean.square()).clamp_(min=0)
         return variance.div_(n - 1).sqrt_()
 
+    def posterior(self, name: str, prior_samples: float = 16.0) -> Tensor:
+        """(out, in) posterior mean of the gradient under a normal prior of its own layer (empirical Bayes).
+
+        The squared standard errors are moderated: pooled with their row-times-column pattern as if it had
+        been seen in `prior_samples` samples (G. K. Smyth, 2004, Linear models and empirical Bayes methods; a
+        rank-one pattern here instead of one common variance). The prior's variance has the same pattern,
+        scaled so that noise and signal together give the layer's mean square. The mean where none is known.
+        """
+        mean, n = self.mean(name), self.samples(name)
+        if n <= 1:
+            return mean
+        noise = self.standard_error(name).square_()
+        pattern = _rank_one(noise)
+        noise.mul_(n - 1).add_(pattern, alpha=prior_samples).div_(n - 1 + prior_samples)
+        level = noise.mean().clamp(min=1e-30)
+        signal = (mean.square().mean() - level).clamp(min=0)
+        prior = pattern.mul_(signal / level)
+        return mean.mul_(prior / noise.add_(prior).clamp_(min=1e-30))
+
     def shrunk(self, name: str, errors: float) -> Tensor:
         """sign(g) max(|g| - errors * se, 0): what of the mean is not noise; errors=0 is the mean itself."""
         mean = self.mean(name)
@@ -95,3 +114,8 @@ class GradientMoments:
             return mean
         margin = self.standard_error(name).mul_(errors)
         return mean.sign().mul_(mean.abs().sub_(margin).clamp_(min=0))
+
+
+def _rank_one(v: Tensor) -> Tensor:
+    """Row means times column means of a non-negative (out, in) tensor, with its mean."""
+    return torch.outer(v.mean(1), v.mean(0)).div_(v.mean().clamp(min=1e-30))

@@ -491,3 +491,31 @@ def test_two_pulls_of_one_forward_pass() -> None:
     labels = fisher.gather(every_weight(layers))
     slopes = torch.cat([expected[name].flatten(1) for name in layers], 1)
     assert worst(labels, slopes) > 0.1
+
+
+def test_posterior_is_nearer_to_the_true_gradient_than_mean_or_shrunk() -> None:
+    """Many weak signals in much noise of very different size: the case late in a refinement."""
+    torch.manual_seed(0)
+    layer = Layer("a", torch.nn.Linear(40, 30, bias=False))
+    size = torch.outer(torch.rand(30) + 0.1, torch.rand(40) + 0.1)
+    truth = 0.3 * size * torch.randn(30, 40)
+    moments = GradientMoments({"a": layer})
+    draws = truth + size * torch.randn(12, 30, 40)
+    moments.first["a"].copy_(draws.sum(0))
+    moments.second["a"].copy_(draws.square().sum(0))
+    moments._weight["a"] = moments._weight2["a"] = 12.0
+    error = {
+        "mean": (moments.mean("a") - truth).square().sum(),
+        "shrunk": (moments.shrunk("a", 2.0) - truth).square().sum(),
+        "posterior": (moments.posterior("a") - truth).square().sum(),
+    }
+    assert error["posterior"] < min(error["mean"], error["shrunk"])
+
+
+def test_posterior_without_noise_to_judge_by_is_the_mean() -> None:
+    layer = Layer("a", torch.nn.Linear(3, 2, bias=False))
+    moments = GradientMoments({"a": layer})
+    moments.first["a"].copy_(torch.arange(6.0).reshape(2, 3))
+    moments._weight["a"] = moments._weight2["a"] = 1.0
+    assert torch.equal(moments.posterior("a"), moments.mean("a"))
+    assert torch.isfinite(GradientMoments({"a": layer}).posterior("a")).all()
