@@ -495,12 +495,12 @@ def test_two_pulls_of_one_forward_pass() -> None:
 
 def test_posterior_is_nearer_to_the_true_gradient_than_mean_or_shrunk() -> None:
     """Many weak signals in much noise of very different size: the case late in a refinement."""
-    torch.manual_seed(0)
+    g = torch.Generator().manual_seed(0)
     layer = Layer("a", torch.nn.Linear(40, 30, bias=False))
-    size = torch.outer(torch.rand(30) + 0.1, torch.rand(40) + 0.1)
-    truth = 0.3 * size * torch.randn(30, 40)
+    size = torch.outer(torch.rand(30, generator=g) + 0.1, torch.rand(40, generator=g) + 0.1)
+    truth = 0.3 * size * torch.randn(30, 40, generator=g)
     moments = GradientMoments({"a": layer})
-    draws = truth + size * torch.randn(12, 30, 40)
+    draws = truth + size * torch.randn(12, 30, 40, generator=g)
     moments.first["a"].copy_(draws.sum(0))
     moments.second["a"].copy_(draws.square().sum(0))
     moments._weight["a"] = moments._weight2["a"] = 12.0

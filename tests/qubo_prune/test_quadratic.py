@@ -130,8 +130,10 @@ def test_ridge_is_the_papers() -> None:
 
 
 def test_curvatures() -> None:
-    g = torch.randn(5, 4)
-    assert torch.allclose(Curvature.fisher(g, 7.0).times(torch.ones(4)), (7 / 5 * g.T @ g).double().sum(1))
+    g = torch.randn(5, 4, dtype=torch.float64)
+    assert torch.allclose(
+        Curvature.fisher(g, 7.0).times(torch.ones(4).double()), (7 / 5 * g.T @ g).double().sum(1)
+    )
     assert torch.allclose(Curvature.mean_gradient(g[0]).times(g[1]), (g[0] * (g[0] @ g[1])).double())
     for curvature in (Curvature.fisher(g), Curvature(matrix=g[:4].T @ g[:4])):
         h = torch.stack([curvature.times(e) for e in torch.eye(4)])
