@@ -151,7 +151,7 @@ class IcbsLoop:
             )
         t4 = time.perf_counter()
         swaps = self._swaps(block, model.pruned, solution)
-        kept, harmful, after, measured = self._decide(step, swaps, loss, solution.energy)
+        kept, harmful, after, measured = self._decide(step, swaps, loss)
         record = StepRecord(
             step=step,
             seconds=time.perf_counter() - started,
@@ -216,7 +216,7 @@ class IcbsLoop:
     # -- keeping or undoing --------------------------------------------------------------------------------
 
     def _decide(
-        self, step: int, swaps: Swaps, loss: float | None, predicted: float
+        self, step: int, swaps: Swaps, loss: float | None
     ) -> tuple[list[Swaps], int, float | None, float | None]:
         """(swaps kept, number found harmful, accepting loss after, measured change of the whole step)."""
         if not len(swaps):
