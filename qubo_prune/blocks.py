@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,23 +43,23 @@ class Boundary:
 
     Per output row, the `fixed_pruned` share of the pruned weights with the lowest scores stays pruned and the
     `fixed_kept` share of the kept ones with the highest scores stays kept (shares rounded down; of weights
-    that tie at the threshold none is fixed). The thresholds are read off once, from the initial masks.
+    that tie at the threshold none is fixed). Read off once, from the initial masks.
     """
 
     def __init__(
         self, scores: Mapping[str, Tensor], masks: Masks, fixed_pruned: float, fixed_kept: float
     ) -> None:
-        self._low: dict[str, Tensor] = {}
-        self._high: dict[str, Tensor] = {}
+        self._may_prune: Masks = {}
+        self._may_regrow: Masks = {}
         for name, score in scores.items():
             ordered, order = score.sort(dim=1)
             kept = masks[name].gather(1, order)
-            self._low[name] = _beyond(ordered, ~kept, fixed_pruned, -torch.inf)
-            self._high[name] = _beyond(ordered.flip(1), kept.flip(1), fixed_kept, torch.inf)
+            self._may_regrow[name] = score >= _beyond(ordered, ~kept, fixed_pruned, -torch.inf)
+            self._may_prune[name] = score <= _beyond(ordered.flip(1), kept.flip(1), fixed_kept, torch.inf)
 
-    def free(self, name: str, score: Tensor, keep: Tensor) -> Tensor:
-        """(out, in) bool: weights that may move."""
-        return torch.where(keep, score <= self._high[name], score >= self._low[name])
+    def free(self, name: str, keep: Tensor) -> Tensor:
+        """(out, in) bool: weights that may move from where this mask has them."""
+        return torch.where(keep, self._may_prune[name], self._may_regrow[name])
 
 
 def _beyond(ordered: Tensor, member: Tensor, share: float, none: float) -> Tensor:
@@ -123,13 +124,29 @@ def best_pairs(cost: Tensor, keep: Tensor, free: Tensor, most: int) -> Pairs:
     most  pairs at most; pairs whose two costs do not sum to an improvement are left out
     """
     flat, kept, open_ = cost.reshape(-1), keep.reshape(-1), free.reshape(-1)
-    sides = []
-    for side in (kept, ~kept):
-        members = torch.where(side & open_, flat, torch.inf)
-        sides.append(members.topk(min(most, members.numel()), largest=False))
-    total = sides[0].values + sides[1].values
+    drops = _cheapest(torch.where(kept & open_, flat, torch.inf), most)
+    adds = _cheapest(torch.where(~kept & open_, flat, torch.inf), most)
+    total = drops.values + adds.values
     m = int((total < 0).sum())  # both sides ascend, so the improving pairs come first
-    return Pairs(sides[0].indices[:m], sides[1].indices[:m], total[:m])
+    return Pairs(drops.indices[:m], adds.indices[:m], total[:m])
+
+
+class _Cheapest(NamedTuple):
+    values: Tensor
+    indices: Tensor
+
+
+def _cheapest(cost: Tensor, most: int) -> _Cheapest:
+    """The `most` smallest entries, ascending; where a guessed bound leaves enough, only those are sorted."""
+    stride = cost.numel() // 8192
+    if stride > 8:
+        sample = cost[::stride]
+        bound = sample.kthvalue(min(len(sample), 16 + 2 * most // stride)).values
+        few = (cost < bound).nonzero().reshape(-1)
+        if len(few) >= most:
+            found = cost[few].topk(most, largest=False)
+            return _Cheapest(found.values, few[found.indices])
+    return _Cheapest(*cost.topk(min(most, cost.numel()), largest=False))
 
 
 def block_of_pairs(pairs: Mapping[str, Pairs], largest: int | None) -> Block:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,11 +20,11 @@ from qubo_solvers import CardinalityQubo, Dense, LowRank
 
 @dataclass(frozen=True)
 class Curvature:
-    """H of a block of n weights; exactly one of the three is given.
+    """H of a block of n weights, the sum of what is given: a factor or a matrix, a diagonal, or both.
 
-    factor    (N, n): H = factor' factor, of rank N, e.g. sqrt(s/N) G from N per-sample gradients
-    matrix    (n, n): an explicit symmetric H, e.g. the exact Hessian
-    diagonal  (n,): H = diag(diagonal), no couplings
+    factor    (N, n): factor' factor, of rank N, e.g. sqrt(s/N) G from N per-sample gradients
+    matrix    (n, n): an explicit symmetric matrix, e.g. the exact Hessian
+    diagonal  (n,): diag(diagonal), no couplings
     """
 
     factor: Tensor | None = None
@@ -44,24 +44,35 @@ class Curvature:
     def plus(self, samples: Tensor, scale: float = 1.0) -> Curvature:
         """A low-rank H plus scale * G'G / N of further samples G (N, n)."""
         assert self.factor is not None
-        return Curvature(factor=torch.cat([self.factor, samples * (scale / max(1, samples.shape[0])) ** 0.5]))
+        further = samples * (scale / max(1, samples.shape[0])) ** 0.5
+        return replace(self, factor=torch.cat([self.factor, further]))
 
     def without_couplings(self) -> Curvature:
         """Only the diagonal of H: the ablation in which flips do not know of one another."""
         if self.factor is not None:
-            return Curvature(diagonal=self.factor.double().square().sum(0))
-        return self if self.matrix is None else Curvature(diagonal=self.matrix.diagonal())
+            found = self.factor.double().square().sum(0)
+        elif self.matrix is not None:
+            found = self.matrix.diagonal().double()
+        else:
+            return self
+        return Curvature(diagonal=found if self.diagonal is None else found + self.diagonal)
+
+    def damped(self, diagonal: Tensor) -> Curvature:
+        """H + diag(diagonal), (n,)."""
+        return replace(self, diagonal=diagonal if self.diagonal is None else self.diagonal + diagonal)
 
     def times(self, v: Tensor) -> Tensor:
         """H v in float64, (n,)."""
         v = v.double()
+        found = torch.zeros_like(v)
         if self.factor is not None:
             f = self.factor.double()
-            return f.T @ (f @ v)
+            found += f.T @ (f @ v)
         if self.matrix is not None:
-            return self.matrix.double() @ v
-        assert self.diagonal is not None
-        return self.diagonal.double() * v
+            found += self.matrix.double() @ v
+        if self.diagonal is not None:
+            found += self.diagonal.double() * v
+        return found
 
 
 @dataclass(frozen=True)
@@ -84,18 +95,19 @@ class LossModel:
 
     def __post_init__(self) -> None:
         n, c = self.kept_value.shape[-1], self.curvature
-        given = [
-            (t, s) for t, s in ((c.factor, (-1, n)), (c.matrix, (n, n)), (c.diagonal, (n,))) if t is not None
-        ]
-        if len(given) != 1:
-            raise InputError(f"curvature is one of factor, matrix and diagonal: {len(given)} are given")
-        (curvature, shape), line = given[0], (n,)
+        shapes = ((c.factor, (-1, n)), (c.matrix, (n, n)), (c.diagonal, (n,)))
+        given = [("curvature", tensor, shape) for tensor, shape in shapes if tensor is not None]
+        if not given or (c.factor is not None and c.matrix is not None):
+            raise InputError(
+                "curvature is a factor or a matrix, a diagonal, or both a diagonal and one of them"
+            )
+        line = (n,)
         parts = [
             ("kept values", self.kept_value, line),
             ("mask", self.pruned, line),
             ("gradient", self.gradient, line),
         ]
-        for label, tensor, wanted in [*parts, ("curvature", curvature, shape)]:
+        for label, tensor, wanted in [*parts, *given]:
             if tensor.dim() != len(wanted) or any(
                 h not in (-1, k) for h, k in zip(wanted, tensor.shape, strict=True)
             ):
@@ -151,6 +163,8 @@ def build(
     w0, now = model.kept_value.double(), model.pruned.double()
     slope = -model.gamma * model.gradient.double() * w0
     ridge = 0.5 * model.rho * w0.square()
+    if model.curvature.diagonal is not None:
+        ridge = ridge + 0.5 * model.curvature.diagonal.double() * w0.square()
     if model.curvature.matrix is not None:
         dense = True
         body = 0.5 * torch.outer(w0, w0) * model.curvature.matrix.double() + torch.diag(ridge)
@@ -158,8 +172,6 @@ def build(
         q_now = body @ now
     else:
         body = _low_rank(model)
-        if model.curvature.diagonal is not None:
-            ridge = ridge + 0.5 * model.curvature.diagonal.double() * w0.square()
         factor = body.double()
         q_now = 0.5 * (factor @ (factor.T @ now)) + ridge * now
         if dense:
@@ -187,7 +199,7 @@ def build(
 
 
 def _low_rank(model: LossModel) -> Tensor:
-    """F (n, N), row i variable i's, float32 at least: Q = 1/2 F F' + a diagonal; zeros for a diagonal H."""
+    """F (n, N), row i variable i's, float32 at least: Q = 1/2 F F' + a diagonal; zeros without a factor."""
     factor = model.curvature.factor
     if factor is None:
         return model.kept_value.new_zeros(len(model.kept_value), 1, dtype=torch.float32)

@@ -75,13 +75,19 @@ class Gradient(_Part):
 
     gamma: float = Field(1.0, gt=0)
     discount: float = Field(
-        0.9, ge=0, le=1, description="weight of what earlier steps saw; 0: this step only"
+        0.95, ge=0, le=1, description="weight of what earlier steps saw; 0: this step only"
     )
     staleness: float = Field(
         5.0, ge=0, description="that weight falls by this many times the share of the loss a step took away"
     )
     estimate: Literal["posterior", "shrunk"] = Field(
-        "shrunk", description="posterior: mean under a prior of the layer; shrunk: by standard errors"
+        "posterior", description="posterior: mean under a prior of the layer; shrunk: by standard errors"
+    )
+    clip: float | None = Field(
+        1.0, gt=0, description="a window's gradient of a layer is cut to this many median lengths; None: not"
+    )
+    reliability: bool = Field(
+        True, description="all_layers: multiply by how much of earlier estimates came true on fresh batches"
     )
     shrink: float = Field(2.0, ge=0, description="shrunk: standard errors taken off |g|; 0: the raw mean")
 
@@ -100,21 +106,22 @@ class CurvatureChoice(_Part):
     coherent: int = Field(
         128, ge=0, description="windows, of many steps, whose coherent part is added to the Fisher; 0: none"
     )
+    every: int = Field(2, ge=1, description="Fisher samples come from every so manieth batch of a step")
     couplings: bool = Field(True, description="False: diagonal only, the ablation")
 
 
 class TrustRegion(_Part):
-    """How many swaps a step may take, how stiff the curvature is; both follow measured / predicted change."""
+    """How many swaps a step may take, by measured / predicted change, and how much H is damped."""
 
     swaps: int | None = Field(None, ge=1, description="swaps of the first step; None: 6e-6 of the weights")
     grow: float = Field(1.5, ge=1, description="factor of the swaps after a good step that used them up")
     shrink: float = Field(0.5, gt=0, lt=1, description="factor of the swaps after a refused step")
-    stiffness: float = Field(2.0, ge=1, description="multiplier of the curvature in the first step")
-    stiffen: float = Field(2.0, ge=1, description="factor it changes by")
-    max_stiffness: float = Field(256.0, ge=1)
-    good: float = Field(0.4, description="measured / predicted below which the curvature is stiffened")
-    excellent: float = Field(0.8, description="measured / predicted above which it is relaxed")
-    max_measurements: int = Field(6, ge=1, description="accepting passes a step may cost, bisection included")
+    damping: float = Field(
+        6.0, ge=0, description="diag(H) times this is added to H (Levenberg-Marquardt, Marquardt's scaling)"
+    )
+    poor: float = Field(0.2, description="measured / predicted below which the swaps get fewer")
+    good: float = Field(0.5, description="measured / predicted above which they grow; see refine/trust.py")
+    max_measurements: int = Field(4, ge=1, description="accepting passes a step may cost, bisection included")
 
 
 class Icbs(_Part):
@@ -125,7 +132,10 @@ class Icbs(_Part):
         None, gt=0, description="seconds for the refinement; stops at a step's end"
     )
     scope: Literal["all_layers", "one_layer"] = "all_layers"
-    windows: int = Field(8, ge=1, description="calibration windows a step")
+    windows: int = Field(8, ge=1, description="calibration windows of the first step")
+    max_windows: int | None = Field(
+        16, ge=1, description="they double where a step lowers the loss by little, up to this; None: never"
+    )
     batch: int = Field(4, ge=1, description="windows per forward pass")
     chunk: int | None = Field(
         None, ge=1, description="positions that count as one sample, about; None: the whole window"

@@ -27,8 +27,10 @@ class Choice:
         scores = {name: importance(name) for name in state.layers}
         self._boundary = Boundary(scores, state.masks, c.fixed_pruned, c.fixed_kept)
 
-    def choose(self, step: int, names: tuple[str, ...], evidence: LossEvidence) -> Block:
-        """The block of a step over these layers; empty where nothing promises to improve."""
+    def choose(
+        self, step: int, names: tuple[str, ...], evidence: LossEvidence, damping: float = 0.0
+    ) -> Block:
+        """The block of a step over these layers; empty where nothing promises to improve at this damping."""
         c = self._recipe.candidates
         self.tabu.expire(step)
         largest = self._largest
@@ -37,8 +39,11 @@ class Choice:
                 largest = min(c.max_variables, largest or c.max_variables)
             pairs = {}
             for name in names:
-                cost = self._flip_cost(name, evidence)
-                pairs[name] = best_pairs(cost, self._state.masks[name], self.free(name), c.per_side)
+                estimate = evidence.estimate(name)
+                cost = self._flip_cost(name, estimate, evidence.diagonal.diagonal(name), damping)
+                best = best_pairs(cost, self._state.masks[name], self.free(name), c.per_side)
+                evidence.watch(name, torch.cat([best.drop, best.add]), estimate)
+                pairs[name] = best
             return block_of_pairs(pairs, largest)
         (name,) = names
         n = min(c.block_size, self._state.layers[name].numel, largest or c.block_size)
@@ -62,17 +67,15 @@ class Choice:
 
     def free(self, name: str) -> Tensor:
         """(out, in) bool: neither fixed by its importance nor tabu."""
-        return self.tabu.block(
-            name, self._boundary.free(name, self._importance(name), self._state.masks[name])
-        )
+        return self.tabu.block(name, self._boundary.free(name, self._state.masks[name]))
 
-    def _flip_cost(self, name: str, evidence: LossEvidence) -> Tensor:
+    def _flip_cost(self, name: str, estimate: Tensor, diagonal: Tensor, damping: float) -> Tensor:
         """(out, in) predicted change of the loss by each flip alone; inf where that is beyond trust."""
         r = self._recipe
         w0, keep = self._state.kept_values[name].float(), self._state.masks[name]
-        slope = evidence.estimate(name).mul_(w0).mul_(r.gradient.gamma)
-        bend = evidence.diagonal.diagonal(name).add_(2 * r.curvature.ridge).mul_(w0.square()).mul_(0.5)
-        cost = torch.where(keep, -slope, slope).add_(bend)
+        slope = (estimate * w0).mul_(r.gradient.gamma)
+        bend = diagonal.add_(2 * r.curvature.ridge).mul_(w0.square()).mul_(0.5)
+        cost = torch.where(keep, -slope, slope).add_(bend, alpha=1 + damping)
         return cost.masked_fill_(
             (bend > r.candidates.max_flip) | (slope.abs() > r.candidates.max_flip), torch.inf
         )

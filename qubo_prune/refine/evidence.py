@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from qubo_prune.blocks import Block
 from qubo_prune.objective import Batch, Objective, batch_size
 from qubo_prune.quadratic import Curvature
 from qubo_prune.recipe import Icbs
+from qubo_prune.refine.reliability import Reliability
 from qubo_prune.state import PruneState
 from qubo_prune.statistics.collect import collect
 from qubo_prune.statistics.fisher import CoherentFisher, FisherSamples, KroneckerDiagonal
@@ -18,8 +20,21 @@ from qubo_prune.statistics.gradients import GradientMoments
 from qubo_prune.statistics.hessian import exact_hessian
 from qubo_prune.statistics.tape import frozen
 
+SLOW = 0.02
+"""Share of the loss; a step that takes less away is limited by noise: the next ones look at more windows."""
+
 Pair = tuple[Batch, Tensor | None]
 """A batch and what the dense model answered to it."""
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """Candidates of one layer: sorted flat indices, their scaled estimates and the scale, their masks."""
+
+    index: Tensor
+    estimate: Tensor
+    slope: float
+    kept: Tensor
 
 
 def teach(state: PruneState, objective: Objective, batches: Sequence[Batch]) -> list[Pair]:
@@ -43,56 +58,103 @@ class LossEvidence:
         self._state, self._objective, self._batches, self._recipe = state, objective, batches, recipe
         self.generator = torch.Generator().manual_seed(seed)
         self._lasting = recipe.scope == "all_layers"
-        self.moments = GradientMoments(state.layers if self._lasting else {})
+        self.moments = GradientMoments(state.layers if self._lasting else {}, recipe.gradient.clip)
         self.diagonal = KroneckerDiagonal(state.layers)
         sampled = recipe.curvature.kind == "sampled_fisher"
         most = recipe.curvature.coherent if self._lasting and sampled else 0
         self._coherent = CoherentFisher(state.layers, most) if most else None
         self._fisher = FisherSamples({})
         self._pairs: list[Pair] = []
+        self._windows, self._seen = recipe.windows, False
+        self._reliability = (
+            Reliability(tuple(state.layers)) if recipe.gradient.reliability and self._lasting else None
+        )
+        self._watched: dict[str, _Watched] = {}
 
-    def collect(self, names: tuple[str, ...], progress: float) -> None:
-        """Look at the next batches. progress: the share of the loss that the step before took away; gradients
-        seen before it are out of date to that degree."""
+    def collect(self, names: tuple[str, ...], progress: float) -> int:
+        """Look at the next batches; returns the number of their samples.
+
+        progress: the share of the loss that the step before took away; gradients seen before it are out of
+        date to that degree.
+        """
         r = self._recipe
         layers = {name: self._state.layers[name] for name in names}
         if not self._lasting:
-            self.moments = GradientMoments(layers)
-        self.moments.age(r.gradient.discount * max(0.0, 1 - r.gradient.staleness * progress))
+            self.moments = GradientMoments(layers, r.gradient.clip)
+        aged = r.gradient.discount * max(0.0, 1 - r.gradient.staleness * progress)
+        before = {name: self.moments.sum_at(name, w.index) for name, w in self._watched.items()}
+        self.moments.age(aged)
         self.diagonal.age(r.gradient.discount)
         self._fisher = FisherSamples(layers)  # the last step's samples go before the new ones come
+        measured = r.accept == "if_better" and self._seen
+        if r.max_windows is not None and measured and progress < SLOW:
+            self._windows = min(2 * self._windows, max(r.max_windows, r.windows))
+        self._seen = True
         pairs = teach(self._state, self._objective, self._draw())
         sampled = r.curvature.kind == "sampled_fisher"
         collected = collect(
             self._state.model, layers, pairs, self._objective, self.moments, self._fisher, self.diagonal,
             self._coherent, sampled_labels=self.generator if sampled else None, chunk=r.chunk,
-            fisher_chunk=r.curvature.chunk,
+            fisher_chunk=r.curvature.chunk, label_every=r.curvature.every,
         )  # fmt: skip
+        self._learn(before, aged, collected.samples)
+        self._watched.clear()
         self._pairs = pairs if r.curvature.kind == "exact_hessian" else []
         self._fisher.scale = collected.fisher_tokens if r.curvature.scale_by_tokens else 1.0
+        return collected.samples
 
     def _draw(self) -> list[Batch]:
-        """The next batches, of whatever size they have, with at least the recipe's windows in all."""
+        """The next batches, of whatever size they have, with at least the windows of this step in all."""
         batches: list[Batch] = []
         samples = 0
-        while samples < self._recipe.windows:
+        while samples < self._windows:
             batches.append(next(self._batches))
             samples += batch_size(batches[-1], 1)
         return batches
+
+    def _learn(self, before: dict[str, Tensor], aged: float, samples: int) -> None:
+        """Compare the estimates of the last step with the new batches; weights that moved are left out."""
+        if self._reliability is None or not self._watched:
+            return
+        estimates, fresh, values = {}, {}, {}
+        for name, w in self._watched.items():
+            still = (self._state.masks[name].reshape(-1)[w.index] == w.kept).nonzero().reshape(-1)
+            estimates[name] = w.estimate[still] / w.slope
+            fresh[name] = (self.moments.sum_at(name, w.index) - aged * before[name])[still] / samples
+            values[name] = self._state.kept_values[name].reshape(-1)[w.index][still].float()
+        self._reliability.observe(estimates, fresh, values)
 
     def estimate(self, name: str) -> Tensor:
         """(out, in) gradient of a layer's weights, cleared of noise as the recipe says."""
         r = self._recipe.gradient
         if r.estimate == "posterior":
-            return self.moments.posterior(name)
-        return self.moments.shrunk(name, r.shrink)
+            found = self.moments.posterior(name)
+        else:
+            found = self.moments.shrunk(name, r.shrink)
+        return found.mul_(self._slope(name))
+
+    def _slope(self, name: str) -> float:
+        return 1.0 if self._reliability is None else self._reliability.slope(name)
+
+    def watch(self, name: str, index: Tensor, estimate: Tensor) -> None:
+        """Remember a layer's estimate at these candidates, to see how much of it comes true."""
+        index = index.sort().values
+        kept = self._state.masks[name].reshape(-1)[index]
+        self._watched[name] = _Watched(index, estimate.reshape(-1)[index], self._slope(name), kept)
 
     def gradient(self, block: Block) -> Tensor:
         """(n,) estimated gradient of the block's weights."""
-        return torch.cat([self.estimate(name).reshape(-1)[i] for name, i in block.indices.items()])
+        found = []
+        for name, index in block.indices.items():
+            w = self._watched.get(name)
+            if w is None:
+                found.append(self.estimate(name).reshape(-1)[index])
+            else:
+                found.append(w.estimate[torch.searchsorted(w.index, index)])
+        return torch.cat(found)
 
-    def curvature(self, block: Block, gradient: Tensor, stiffness: float) -> Curvature:
-        """H of the block by the recipe's kind; the stiffness multiplies a Fisher."""
+    def curvature(self, block: Block, gradient: Tensor, damping: float) -> Curvature:
+        """H of the block by the recipe's kind, and `damping` times its Kronecker diagonal."""
         r, s = self._recipe.curvature, self._state
         if r.kind == "mean_gradient":
             found = Curvature.mean_gradient(gradient)
@@ -101,8 +163,13 @@ class LossEvidence:
                 matrix=exact_hessian(s.model, s.layers, block.indices, self._objective, self._pairs)
             )
         else:
-            found = Curvature.fisher(self._fisher.gather(block.indices), self._fisher.scale * stiffness)
+            found = Curvature.fisher(self._fisher.gather(block.indices), self._fisher.scale)
             if self._coherent is not None:
                 samples = self._coherent.gather(block.indices)
-                found = found.plus(samples, self._coherent.scale * stiffness)
-        return found if r.couplings else found.without_couplings()
+                found = found.plus(samples, self._coherent.scale)
+        if not r.couplings:
+            found = found.without_couplings()
+        if not damping:
+            return found
+        diagonal = [self.diagonal.diagonal(name).reshape(-1)[i] for name, i in block.indices.items()]
+        return found.damped(torch.cat(diagonal).mul_(damping))

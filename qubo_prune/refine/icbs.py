@@ -128,7 +128,7 @@ class IcbsLoop:
         t0 = time.perf_counter()
         names = next(self.schedule)
         self.evidence.collect(names, self._progress)
-        block = self.choice.choose(step, names, self.evidence)
+        block = self.choice.choose(step, names, self.evidence, self.trust.damping)
         t1 = time.perf_counter()
         if not block.size:
             return empty_record(step, t1 - started, names, loss, self.trust, t1 - t0)
@@ -164,7 +164,7 @@ class IcbsLoop:
             loss=after,
             accepted=bool(kept),
             radius=self.trust.radius,
-            stiffness=self.trust.stiffness,
+            damping=self.trust.damping,
             collect_seconds=t1 - t0,
             build_seconds=built.build_seconds,
             transfer_seconds=built.transfer_seconds,
@@ -182,7 +182,7 @@ class IcbsLoop:
         r = self.recipe
         pruned = ~block.gather(self.state.masks)
         gradient = self.evidence.gradient(block)
-        curvature = self.evidence.curvature(block, gradient, self.trust.stiffness)
+        curvature = self.evidence.curvature(block, gradient, self.trust.damping)
         model = quadratic.LossModel(
             block.gather(self.state.kept_values).float(), pruned, gradient, curvature, r.gradient.gamma,
             2 * r.curvature.ridge,

@@ -22,7 +22,7 @@ class StepRecord:
     loss: float | None
     accepted: bool
     radius: int | None
-    stiffness: float
+    damping: float
     collect_seconds: float
     build_seconds: float
     transfer_seconds: float
@@ -54,5 +54,5 @@ def empty_record(
     layer = names[0] if len(names) == 1 else "all"
     nothing = (0, 0, 0, 0.0, None, loss, False)
     return StepRecord(
-        step, seconds, layer, *nothing, trust.radius, trust.stiffness, collecting, 0, 0, 0, 0, "no block"
+        step, seconds, layer, *nothing, trust.radius, trust.damping, collecting, 0, 0, 0, 0, "no block"
     )

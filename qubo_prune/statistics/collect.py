@@ -41,11 +41,13 @@ def collect(
     sampled_labels: torch.Generator | None = None,
     chunk: int | None = None,
     fisher_chunk: int | None = None,
+    label_every: int = 1,
 ) -> Collected:
     """Run every (batch, teacher) once forward and once (with sampled labels: twice) backward.
 
     The loss gradient goes to `moments` (every weight's mean and variance). The Fisher samples come from the
     label pass where a generator is given and the objective can sample, else from the loss pass itself.
+    label_every: only every so manieth batch, the first among them, gives Fisher samples.
     Nothing is sampled over weights: only layer inputs and output gradients are kept.
 
     chunk: positions of a sample of the gradient's moments, fisher_chunk: of the Fisher; None: the window.
@@ -54,12 +56,13 @@ def collect(
     per-sequence Fisher: what one label sends back into two chunks is counted in each alone.) More and shorter
     chunks raise the rank of the Fisher factor at the same cost. A loss that is no mean is not split.
     """
-    total, count, positions, fisher_samples = 0.0, 0, 0, 0
+    total, count, fisher_positions, fisher_samples = 0.0, 0, 0, 0
     with frozen(model), Tape(model, layers) as tape:
-        for batch, teacher in batches:
+        for i, (batch, teacher) in enumerate(batches):
             tape.forget()
+            curved = i % label_every == 0
             with torch.enable_grad():
-                signals = objective.signals(model, batch, teacher, sampled_labels)
+                signals = objective.signals(model, batch, teacher, sampled_labels if curved else None)
             samples, tokens, two_passes = len(signals.value), signals.tokens, signals.label is not None
             pieces, fisher_pieces = _pieces(tokens, chunk), _pieces(tokens, fisher_chunk)
 
@@ -74,8 +77,10 @@ def collect(
                     coherent.add(name, x, g)
                     coherent.scale = float(tokens)
 
+            one_pass = curved and not two_passes
+
             def slope(
-                name: str, x: list[Tensor], g: list[Tensor], pieces: int = pieces, both: bool = not two_passes
+                name: str, x: list[Tensor], g: list[Tensor], pieces: int = pieces, both: bool = one_pass
             ) -> None:
                 if moments is not None:
                     moments.add(name, *_chunks(x, g, pieces))
@@ -87,9 +92,10 @@ def collect(
                 tape.backward(signals.output, signals.label, curvature, samples)
             total += float(signals.value.sum())
             count += samples
-            positions += samples * tokens
-            fisher_samples += samples * fisher_pieces
-    return Collected(total / max(1, count), count, positions / max(1, fisher_samples))
+            if curved:
+                fisher_positions += samples * tokens
+                fisher_samples += samples * fisher_pieces
+    return Collected(total / max(1, count), count, fisher_positions / max(1, fisher_samples))
 
 
 def _pieces(tokens: int, chunk: int | None) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -13,6 +15,10 @@ from qubo_prune.layers import Layer
 
 BMM_BYTES = 64 << 20
 """Per-sample gradients of one layer are formed in groups of about this size (they stay in cache)."""
+
+
+REMEMBERED = 64
+"""Samples whose gradients' lengths are remembered, to clip the next ones by."""
 
 
 def per_sample_gradients(inputs: list[Tensor], grads: list[Tensor]) -> Tensor:
@@ -32,9 +38,15 @@ class GradientMoments:
     weighted average over steps (few weights change between two of them). float32 sums of a few thousand
     terms. A weighted sample of n = (sum of weights)^2 / (sum of squares) gives the mean the variance s^2 / n,
     with s^2 = n / (n - 1) times the weighted mean square about it.
+
+    clip: a sample's gradient of a layer that is longer than clip times the median of the last REMEMBERED
+    samples is cut to that. Windows with outlying gradients make most of the noise, and the mean of clipped
+    ones is nearer to the mean over other text. None: the plain mean.
     """
 
-    def __init__(self, layers: Mapping[str, Layer]) -> None:
+    def __init__(self, layers: Mapping[str, Layer], clip: float | None = None) -> None:
+        self._clip = clip
+        self._norms: dict[str, deque[float]] = {name: deque(maxlen=REMEMBERED) for name in layers}
         self.first = {n: torch.zeros(la.shape, device=la.weight.device) for n, la in layers.items()}
         self.second = {n: torch.zeros(la.shape, device=la.weight.device) for n, la in layers.items()}
         self._weight = dict.fromkeys(self.first, 0.0)  # sum of sample weights
@@ -53,16 +65,14 @@ class GradientMoments:
     def add(self, name: str, inputs: list[Tensor], grads: list[Tensor]) -> None:
         """Count B samples of one layer; refuses gradients that are not finite."""
         batch = inputs[0].shape[0]
-        first, second = self.first[name], self.second[name]
+        first, second = self.first[name].view(-1), self.second[name].view(-1)
         step = max(1, BMM_BYTES // (4 * first.numel()))
         for lo in range(0, batch, step):
             g = per_sample_gradients([x[lo : lo + step] for x in inputs], [d[lo : lo + step] for d in grads])
-            if g.shape[0] == 1:
-                first.add_(g[0])
-                second.addcmul_(g[0], g[0])
-            else:
-                first.add_(g.sum(0))
-                second.add_(g.square_().sum(0))
+            g = g.flatten(1)
+            scale = self._scale(name, g)
+            first.addmv_(g.T, scale)
+            second.addmv_(g.square_().T, scale.square())
         if not math.isfinite(float(first.sum())):
             raise InputError(
                 f"the gradient of layer {name!r} is NaN or infinite: check the calibration batches and the "
@@ -70,6 +80,21 @@ class GradientMoments:
             )
         self._weight[name] += batch
         self._weight2[name] += batch
+
+    def _scale(self, name: str, g: Tensor) -> Tensor:
+        """(B,) what each of B samples' gradients (B, weights) is multiplied by."""
+        if self._clip is None:
+            return g.new_ones(len(g))
+        norms: Tensor = torch.linalg.vector_norm(g, dim=1)
+        if bool(norms.isfinite().all()):
+            self._norms[name].extend(norms.tolist())
+        most = self._clip * median(self._norms[name] or [0.0])
+        scale: Tensor = (most / norms.clamp(min=1e-30)).clamp(max=1.0)
+        return scale
+
+    def sum_at(self, name: str, index: Tensor) -> Tensor:
+        """(n,) weighted sums of the per-sample gradients at flat indices of a layer."""
+        return self.first[name].reshape(-1)[index]
 
     def samples(self, name: str) -> float:
         """Effective number of samples, (sum of weights)^2 / sum of squared weights."""

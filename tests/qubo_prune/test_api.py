@@ -23,9 +23,9 @@ REFINE: dict[str, Any] = {
     "steps": 2,
     "windows": 2,
     "batch": 1,
-    "gradient": {"shrink": 0.5},
+    "gradient": {"estimate": "shrunk", "shrink": 0.5, "reliability": False, "clip": None},
     "candidates": {"per_side": 20, "max_flip": 1.0},
-    "trust": {"swaps": 8},
+    "trust": {"swaps": 8, "damping": 0.0},
 }
 
 

@@ -52,7 +52,7 @@ def test_a_block_gathers_and_splits() -> None:
 def test_fixed_fractions(rows: int, columns: int, seed: int, pruned: float, kept: float) -> None:
     """Row by row: of m pruned weights the floor(0.42 m) lowest are fixed, of the kept the highest."""
     score, keep, _ = layer(rows, columns, seed)
-    free = Boundary({"a": score}, {"a": keep}, pruned, kept).free("a", score, keep)
+    free = Boundary({"a": score}, {"a": keep}, pruned, kept).free("a", keep)
     for r in range(rows):
         for side, share, highest in ((False, pruned, False), (True, kept, True)):
             members = [c for c in range(columns) if bool(keep[r, c]) == side]
@@ -65,14 +65,14 @@ def test_the_papers_fractions_on_round_numbers() -> None:
     """Of 100 pruned 42 are fixed, of 100 kept 35: to the weight."""
     score = torch.rand(3, 200, generator=torch.Generator().manual_seed(0))
     keep = torch.arange(200).expand(3, 200) % 2 == 0
-    free = Boundary({"a": score}, {"a": keep}, 0.42, 0.35).free("a", score, keep)
+    free = Boundary({"a": score}, {"a": keep}, 0.42, 0.35).free("a", keep)
     assert (free & ~keep).sum(1).tolist() == [58] * 3
     assert (free & keep).sum(1).tolist() == [65] * 3
 
 
 def test_ties_at_the_threshold_are_free() -> None:
     score, keep = torch.ones(2, 10), torch.arange(10).expand(2, 10) < 5
-    assert Boundary({"a": score}, {"a": keep}, 0.5, 0.5).free("a", score, keep).all()
+    assert Boundary({"a": score}, {"a": keep}, 0.5, 0.5).free("a", keep).all()
 
 
 def test_thresholds_stay_those_of_the_first_mask() -> None:
@@ -81,9 +81,9 @@ def test_thresholds_stay_those_of_the_first_mask() -> None:
     boundary = Boundary({"a": score}, {"a": keep}, 0.4, 0.4)
     moved = keep.clone()
     moved[0, [4, 5]] = ~moved[0, [4, 5]]
-    assert (~boundary.free("a", score, moved)).nonzero()[:, 1].tolist() == [0, 1, 8, 9]
+    assert (~boundary.free("a", moved)).nonzero()[:, 1].tolist() == [0, 1, 8, 9]
     every = torch.ones_like(keep)  # a row that had no pruned weight fixes none that comes later
-    assert Boundary({"a": score}, {"a": every}, 0.4, 0.0).free("a", score, keep).all()
+    assert Boundary({"a": score}, {"a": every}, 0.4, 0.0).free("a", keep).all()
 
 
 # -- the tabu list -------------------------------------------------------------------------------------
@@ -144,6 +144,22 @@ def test_best_pairs(rows: int, columns: int, seed: int, most: int, ties: bool) -
     assert not keep.reshape(-1)[add].any()
     assert free.reshape(-1)[torch.cat([drop, add])].all()
     assert (cost.reshape(-1)[drop] + cost.reshape(-1)[add]).tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("most", [1, 500, 40_000, 200_000])
+@pytest.mark.parametrize("open_share", [0.5, 0.001])
+def test_best_pairs_of_a_large_layer(most: int, open_share: float) -> None:
+    """Where a bound is guessed from a sample, the answer is that of sorting everything."""
+    g = torch.Generator().manual_seed(most)
+    cost = torch.randn(400, 600, generator=g)
+    keep, free = torch.rand(400, 600, generator=g) < 0.5, torch.rand(400, 600, generator=g) < open_share
+    found = best_pairs(cost, keep, free, most)
+    drops, adds = cost[keep & free].sort().values, cost[~keep & free].sort().values
+    m = min(len(drops), len(adds), most)
+    total = drops[:m] + adds[:m]
+    assert torch.equal(found.cost, total[total < 0])
+    assert (keep & free).reshape(-1)[found.drop].all()
+    assert (~keep & free).reshape(-1)[found.add].all()
 
 
 @given(

@@ -493,6 +493,57 @@ def test_two_pulls_of_one_forward_pass() -> None:
     assert worst(labels, slopes) > 0.1
 
 
+def test_clipped_to_median_lengths() -> None:
+    """Lengths of earlier samples count too; ten times the median is cut to `clip` times it."""
+    layers = prunable_layers(tiny_mlp())
+    name, layer = next(iter(layers.items()))
+    g = torch.Generator().manual_seed(0)
+    x, d = torch.rand(9, 1, layer.shape[1], generator=g), torch.rand(9, 1, layer.shape[0], generator=g)
+    d[7:] *= 100
+    plain, clipped = GradientMoments(layers), GradientMoments(layers, clip=1.5)
+    every = torch.bmm(d.transpose(1, 2), x)
+    norms = every.flatten(1).norm(dim=1)
+    for lo, hi in ((0, 5), (5, 8), (8, 9)):
+        plain.add(name, [x[lo:hi]], [d[lo:hi]])
+        clipped.add(name, [x[lo:hi]], [d[lo:hi]])
+    assert torch.allclose(plain.mean(name), every.mean(0), rtol=1e-5)
+    scale = [
+        min(1.0, 1.5 * float(norms[:seen].quantile(0.5)) / float(norms[i]))
+        for i, seen in enumerate([5] * 5 + [8] * 3 + [9])
+    ]
+    expected = (torch.tensor(scale)[:, None, None] * every).mean(0)
+    assert torch.allclose(clipped.mean(name), expected, rtol=1e-5)
+    assert scale[7] < 0.1
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_curvature_from_every_other_batch(labels: bool) -> None:
+    """The gradient sees all batches, the Fisher and its diagonal only those they are asked for."""
+    model = tiny_gpt2()
+    layers = prunable_layers(model)
+    batches = [(tokens(2, 9 + i), None) for i in range(4)]
+
+    def seen(chosen: list[tuple[Tensor, None]], every: int) -> tuple[GradientMoments, FisherSamples]:
+        moments, fisher, diagonal = GradientMoments(layers), FisherSamples(layers), KroneckerDiagonal(layers)
+        found = collect(
+            model, layers, chosen, CrossEntropy(), moments, fisher, diagonal, label_every=every,
+            sampled_labels=torch.Generator().manual_seed(1) if labels else None,
+        )  # fmt: skip
+        assert found.samples == 2 * len(chosen)
+        positions = [b.shape[1] - 1 for b, _ in chosen[::every]]
+        assert found.fisher_tokens == pytest.approx(sum(positions) / len(positions))
+        return moments, fisher
+
+    every_weight_of = every_weight(layers)
+    moments, fisher = seen(batches, 2)
+    all_moments, _ = seen(batches, 1)
+    _, half = seen(batches[::2], 1)
+    assert fisher.samples == 4
+    assert torch.equal(fisher.gather(every_weight_of), half.gather(every_weight_of))
+    for name in layers:
+        assert torch.equal(moments.mean(name), all_moments.mean(name))
+
+
 def test_posterior_is_nearer_to_the_true_gradient_than_mean_or_shrunk() -> None:
     """Many weak signals in much noise of very different size: the case late in a refinement."""
     g = torch.Generator().manual_seed(0)

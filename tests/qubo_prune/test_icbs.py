@@ -27,9 +27,9 @@ SMALL: dict[str, Any] = {
     "windows": 4,
     "chunk": 8,
     "candidates": {"per_side": 20, "max_flip": 1.0, "fixed_pruned": 0.1, "fixed_kept": 0.1},
-    "gradient": {"shrink": 0.5},
+    "gradient": {"estimate": "shrunk", "shrink": 0.5, "reliability": False, "clip": None},
     "curvature": {"chunk": 4},
-    "trust": {"swaps": 12},
+    "trust": {"swaps": 12, "damping": 0.0},
 }
 ONE_LAYER: dict[str, Any] = {
     "scope": "one_layer",
@@ -116,6 +116,29 @@ def test_all_layers(family: str) -> None:
         loss = record.loss
     assert result.swaps_by_layer == run.moved()  # recently moved weights are tabu, so none moves back
     assert sum(result.swaps_by_layer.values()) == result.swaps
+
+
+def test_more_windows_where_steps_gain_little() -> None:
+    """A step that lowers the loss by little doubles the windows of the next, up to the most."""
+    run = Run(merged(SMALL, {"windows": 1, "max_windows": 4}))
+    collected = [
+        run.loop.evidence.collect(tuple(run.layers), progress) for progress in (0.0, 0.5, 0.0, 0.0, 0.0)
+    ]
+    assert collected == [1, 1, 2, 4, 4]
+    fixed = Run(merged(SMALL, {"windows": 3, "max_windows": None}))
+    assert [fixed.loop.evidence.collect(tuple(run.layers), 0.0) for _ in range(3)] == [3, 3, 3]
+
+
+def test_the_blocks_gradient_is_the_estimate_at_its_candidates() -> None:
+    run = Run(merged(SMALL, {"gradient": {"estimate": "posterior", "reliability": True, "clip": 1.0}}))
+    evidence, names = run.loop.evidence, tuple(run.layers)
+    for step in range(3):  # from the second on, what earlier estimates kept is known
+        evidence.collect(names, 0.0)
+        block = run.loop.choice.choose(step, names, evidence)
+        expected = torch.cat([evidence.estimate(n).reshape(-1)[i] for n, i in block.indices.items()])
+        assert block.size
+        assert torch.equal(evidence.gradient(block), expected)
+        run.state.flip({n: i[:1] for n, i in block.indices.items()})
 
 
 @pytest.mark.parametrize("criterion", ["gradient", "wanda", "random"])
@@ -319,7 +342,7 @@ def test_interrupt_inside_a_flip(at: int, recipe: Icbs, monkeypatch: pytest.Monk
 
     def signalled(*args: Any) -> Any:
         nonlocal calls
-        if args[1].dtype == torch.float32 and args[1].dim() == 1:  # the write of a flip
+        if isinstance(args[2], Tensor) and args[1].dim() == 1:  # the write of a flip
             calls += 1
             if calls == at:
                 signal.raise_signal(signal.SIGINT)

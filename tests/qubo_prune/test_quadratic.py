@@ -22,7 +22,7 @@ from qubo_prune.statistics.tape import frozen
 from qubo_prune.testing import tiny_gpt2, tiny_llama, tiny_mlp, tiny_tokens
 from qubo_solvers import Dense, LowRank, solve
 
-KINDS = ("fisher", "mean_gradient", "matrix", "diagonal")
+KINDS = ("fisher", "mean_gradient", "matrix", "diagonal", "damped_fisher", "damped_matrix")
 
 
 def loss_model(n: int, seed: int, kind: str = "fisher", **changes: Any) -> LossModel:
@@ -34,6 +34,8 @@ def loss_model(n: int, seed: int, kind: str = "fisher", **changes: Any) -> LossM
         "mean_gradient": Curvature.mean_gradient(gradient),
         "matrix": Curvature(matrix=(samples.T @ samples).double()),
         "diagonal": Curvature.fisher(samples).without_couplings(),
+        "damped_fisher": Curvature.fisher(samples, 3.0).damped(samples[0].square()).plus(samples[:1], 2.0),
+        "damped_matrix": Curvature(matrix=(samples.T @ samples).double()).damped(samples[0].square()),
     }[kind]
     parts: dict[str, Any] = {
         "kept_value": torch.randn(n, generator=g),
@@ -76,7 +78,7 @@ def test_dense_and_low_rank_agree(n: int, seed: int, kind: str) -> None:
     model = loss_model(n, seed, kind)
     low, high = one_group(model).problem, one_group(model, dense=True).problem
     assert isinstance(high.quadratic, Dense)
-    assert isinstance(low.quadratic, Dense if kind == "matrix" else LowRank)
+    assert isinstance(low.quadratic, Dense if kind.endswith("matrix") else LowRank)
     q = high.quadratic.dense()
     assert np.abs(low.quadratic.dense() - q).max() <= 1e-6 * np.abs(q).max()
     assert np.allclose(low.linear, high.linear, rtol=1e-6)
@@ -135,7 +137,8 @@ def test_curvatures() -> None:
         Curvature.fisher(g, 7.0).times(torch.ones(4).double()), (7 / 5 * g.T @ g).double().sum(1)
     )
     assert torch.allclose(Curvature.mean_gradient(g[0]).times(g[1]), (g[0] * (g[0] @ g[1])).double())
-    for curvature in (Curvature.fisher(g), Curvature(matrix=g[:4].T @ g[:4])):
+    damped = Curvature(matrix=g[:4].T @ g[:4]).damped(g[0].abs())
+    for curvature in (Curvature.fisher(g), Curvature(matrix=g[:4].T @ g[:4]), damped):
         h = torch.stack([curvature.times(e) for e in torch.eye(4)])
         alone = torch.stack([curvature.without_couplings().times(e) for e in torch.eye(4)])
         assert torch.allclose(alone, h.diagonal().diag())
@@ -162,8 +165,8 @@ def test_wrong_shapes_are_refused_by_name() -> None:
         ("kept values", {"kept_value": torch.zeros(1, 3)}),
         ("curvature", {"curvature": Curvature(matrix=torch.zeros(2, 3))}),
         ("curvature", {"curvature": Curvature(factor=torch.zeros(3))}),
-        ("0 are given", {"curvature": Curvature()}),
-        ("2 are given", {"curvature": Curvature(torch.zeros(1, 3), torch.zeros(3, 3))}),
+        ("a factor or a matrix", {"curvature": Curvature()}),
+        ("a factor or a matrix", {"curvature": Curvature(torch.zeros(1, 3), torch.zeros(3, 3))}),
         ("gamma", {"gamma": math.nan}),
     ]
     for message, change in wrong:
