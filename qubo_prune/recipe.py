@@ -119,8 +119,8 @@ class TrustRegion(_Part):
     damping: float = Field(
         6.0, ge=0, description="diag(H) times this is added to H (Levenberg-Marquardt, Marquardt's scaling)"
     )
-    poor: float = Field(0.2, description="measured / predicted below which the swaps get fewer")
-    good: float = Field(0.5, description="measured / predicted above which they grow; see refine/trust.py")
+    poor: float = Field(0.5, description="measured / predicted below which the swaps get fewer")
+    good: float = Field(1.0, description="measured / predicted above which they grow; see refine/trust.py")
     max_measurements: int = Field(4, ge=1, description="accepting passes a step may cost, bisection included")
 
 
@@ -128,13 +128,11 @@ class Icbs(_Part):
     """Block coordinate descent (iCBS, arXiv 2411.17796)."""
 
     steps: int = Field(30, ge=0)
-    time_limit: float | None = Field(
-        None, gt=0, description="seconds for the refinement; stops at a step's end"
-    )
+    time_limit: float | None = Field(None, gt=0, description="seconds for the refinement, to half a step")
     scope: Literal["all_layers", "one_layer"] = "all_layers"
     windows: int = Field(8, ge=1, description="calibration windows of the first step")
     max_windows: int | None = Field(
-        16, ge=1, description="they double where a step lowers the loss by little, up to this; None: never"
+        32, ge=1, description="they double where a step lowers the loss by little, up to this; None: never"
     )
     batch: int = Field(4, ge=1, description="windows per forward pass")
     chunk: int | None = Field(

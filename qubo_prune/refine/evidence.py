@@ -20,7 +20,7 @@ from qubo_prune.statistics.gradients import GradientMoments
 from qubo_prune.statistics.hessian import exact_hessian
 from qubo_prune.statistics.tape import frozen
 
-SLOW = 0.02
+SLOW = 0.015
 """Share of the loss; a step that takes less away is limited by noise: the next ones look at more windows."""
 
 Pair = tuple[Batch, Tensor | None]
