@@ -8,15 +8,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from qubo_solvers.clocked import Clocked
 from qubo_solvers.kernels import search
-from qubo_solvers.kernels.model import Model, State, empty_state, model_of
+from qubo_solvers.kernels.model import (
+    UNBOUNDED,
+    Floats,
+    Model,
+    Random,
+    State,
+    empty_state,
+    model_of,
+)
 from qubo_solvers.problem import Assignment, CardinalityQubo
-from qubo_solvers.solution import Status
 from qubo_solvers.solver import Recorder
 from qubo_solvers.start import greedy_start, repair
 
+NEVER = UNBOUNDED  # a step that tabu marks never reach: the descents know no tabu
 PATIENCE = 8  # groups in a row without a gainful exchange before the radius counts as used well
-OFFER_SHARE = 0.1  # of the time, at most, for scoring incumbents that a better one may soon follow
 
 
 @dataclass
@@ -29,17 +37,14 @@ class Counters:
     verified: bool = False
 
 
-class LocalSearch:
+class LocalSearch(Clocked):
     """The arrays of one solve; `widest` bounds the candidates of one class in a group.
 
-    Call `load` before anything else; every method returns early out of time. Scores for the recorder cost a
-    product with Q, so `publish` makes them rarely unless forced, and `stop` keeps back the time that a last
-    one takes.
+    Call `load` before anything else; every method returns early out of time.
     """
 
     def __init__(self, problem: CardinalityQubo, recorder: Recorder, widest: int = 64) -> None:
-        self.problem = problem
-        self.recorder = recorder
+        super().__init__(problem, recorder)
         self.model: Model = model_of(problem)
         self.state: State = empty_state(self.model)
         self.counters = Counters()
@@ -50,51 +55,21 @@ class LocalSearch:
         self.back = _queue(len(self.model.lower)) if self.bounded else self.forward
         n, width = self.model.rows.shape
         self.chunk = 200_000 + 4_000_000 // (1 + (width if self.model.low_rank else 0))
+        self._others = self.back
         self._keys = np.empty(n)
         self._zeros = np.empty(n, np.int32)
         self.loaded = False
-        self._cut = False
-        self._offer_seconds = 0.0
-        self._offered_at = 0.0
-        self._start_energy = math.nan
 
-    # -- clock and incumbents ----------------------------------------
-
-    def stop(self) -> bool:
-        """Whether to end now: asked to by the callback, or the time left is needed to score the answer."""
-        if self.recorder.asked_to_stop:
-            return True
-        self._cut = self._cut or self.recorder.remaining() <= 1.5 * self._offer_seconds
-        return self._cut
-
-    def status(self) -> Status | None:
-        """TIME_LIMIT where the clock ended the search; None: the recorder decides."""
-        return Status.TIME_LIMIT if self._cut else None
-
-    def offer(self, x: ArrayLike) -> bool:
-        """Score x for the recorder, and learn what scoring costs."""
-        begin = self.recorder.seconds()
-        kept = self.recorder.offer(x)
-        self._offered_at = self.recorder.seconds()
-        self._offer_seconds = self._offered_at - begin
-        return kept
+    # -- incumbents ----------------------------------------
 
     def energy(self) -> float:
         """The state's energy as maintained (the recorder's are recomputed)."""
-        return self._start_energy + float(self.state.gain[0])
+        return self.start_energy + float(self.state.gain[0])
 
     def publish(self, force: bool = False) -> None:
         """Offer the state if it beats the incumbent; now and then, unless forced."""
         if int(self.state.distance[0]) <= self.model.radius:
             self.publish_other(self.state.x, float(self.state.gain[0]), force)
-
-    def publish_other(self, x: Assignment, gain: float, force: bool = False) -> None:
-        """As `publish`, for a feasible assignment whose maintained energy is the start's plus `gain`."""
-        since = self.recorder.seconds() - self._offered_at
-        if self._start_energy + gain < self.recorder.energy and (
-            force or since * OFFER_SHARE > self._offer_seconds
-        ):
-            self.offer(x)
 
     # -- moving ----------------------------------------
 
@@ -105,7 +80,7 @@ class LocalSearch:
             return False
         v = np.ascontiguousarray(x, dtype=np.uint8)
         search.load(self.model, self.state, v)
-        self._start_energy = energy
+        self.start_energy = energy
         if not self.model.low_rank:
             n = self.problem.n
             step = max(1, 4_000_000 // max(1, n))
@@ -145,6 +120,36 @@ class LocalSearch:
                 break
         self.publish(force=True)
         return self.counters.verified
+
+    def begin_tabu(self) -> None:
+        """Clear the tabu marks and fill the queues."""
+        self.lists.until[:] = 0
+        self.lists.now[0] = 0
+        self._others = self.refresh_queues()
+
+    def tabu(
+        self, best: Assignment, record: Floats, rng: Random, tenure: int, steps: int, patience: int
+    ) -> int:
+        """Tabu search from the state, between `begin_tabu` and `end_tabu`; returns the steps made.
+
+        record: [gain of `best`, the step it was found at]; both follow. Ends after `patience` steps without
+        a new best.
+        """
+        done = 0
+        while done < steps and not self.stop():
+            done += search.tabu(
+                self.model, self.state, self.lists, self._others, self.forward, best, record, rng, tenure,
+                self.tolerance, patience, steps - done, self.chunk,
+            )  # fmt: skip
+            self.publish_other(best, float(record[0]))
+            if self.lists.now[0] - record[1] >= patience:
+                break
+        return done
+
+    def end_tabu(self, best: Assignment) -> None:
+        """Go to `best`; nothing is tabu any more."""
+        self.lists.now[0] = NEVER
+        self.move_to(best)
 
     def price(self) -> float:
         """What a unit of distance is worth here: half of what the best move away from the reference gains and

@@ -19,6 +19,7 @@ TABLE: dict[str, str | Factory] = {
     "descent": "qubo_solvers.descent:Descent",  # best-improvement local search with restarts
     "anneal": "qubo_solvers.anneal:Anneal",  # simulated annealing with swaps, the default
     "tabu": "qubo_solvers.tabu:Tabu",  # tabu search with swaps
+    "path_relinking": "qubo_solvers.path_relinking:PathRelinking",  # tabu between elites, for long searches
     "cpsat": "qubo_solvers.cpsat:CpSat",  # OR-Tools CP-SAT: bounds, and proofs on small blocks
     "neal": "qubo_solvers.neal:Neal",  # dwave-neal through a penalty, feasible by repair
 }

@@ -15,8 +15,10 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
+from qubo_solvers import flip_search
+from qubo_solvers.flip_search import FlipSearch
+from qubo_solvers.kernels import flips
 from qubo_solvers.kernels import search as kernels
-from qubo_solvers.kernels.model import UNBOUNDED
 from qubo_solvers.local_search import LocalSearch, start_of
 from qubo_solvers.native import compiled, whole_number
 from qubo_solvers.problem import CardinalityQubo
@@ -24,8 +26,6 @@ from qubo_solvers.quadratic_form import Dense
 from qubo_solvers.relaxation import first_descent
 from qubo_solvers.solution import OnIncumbent, Solution
 from qubo_solvers.solver import Capabilities, Recorder
-
-NEVER = UNBOUNDED  # a step that tabu marks never reach: the descents know no tabu
 
 
 class Tabu:
@@ -65,7 +65,10 @@ class Tabu:
 
     def warm_up(self, problem: CardinalityQubo) -> None:
         """Compile for the problem's form and dtype, on a tiny problem."""
-        compiled(Tabu(iterations=100, patience=10), problem)
+        if flip_search.applies(problem):
+            flip_search.compiled(problem)
+        else:
+            compiled(Tabu(iterations=100, patience=10), problem)
 
     def solve(
         self,
@@ -79,6 +82,8 @@ class Tabu:
         """Search for `iterations` steps or until the time limit; status FEASIBLE or TIME_LIMIT."""
         self.warm_up(problem)
         recorder = Recorder(problem, time_limit, on_incumbent)
+        if flip_search.applies(problem):
+            return self._solve_plain(problem, recorder, initial, seed)
         dense = isinstance(problem.quadratic, Dense)  # every step gathers: keep the lists short
         search = LocalSearch(problem, recorder, 8 if dense else 64)
         start = start_of(problem, initial)
@@ -99,34 +104,64 @@ class Tabu:
         }
         return recorder.solution(self.name, status=search.status(), bound=bound, work=work)
 
+    def _solve_plain(
+        self, problem: CardinalityQubo, recorder: Recorder, initial: ArrayLike | None, seed: int
+    ) -> Solution:
+        search = FlipSearch(problem, recorder)
+        start = start_of(problem, initial)
+        search.offer(start)
+        verified, steps, restarts = False, 0, 0
+        if not search.stop() and search.load(start, recorder.energy):
+            steps, restarts = self._flip(search, seed)
+            verified = search.settle()
+        work = {"iterations": steps, "restarts": restarts, "moves": steps, "verified": verified}
+        return recorder.solution(self.name, status=search.status(), work=work)
+
     def _search(self, search: LocalSearch, seed: int) -> tuple[int, int]:
         """Steps and restarts from the state, a local optimum; leaves the state at the best assignment."""
         n = search.problem.n
         rng = np.random.default_rng(seed).integers(1, 1 << 63, 1, dtype=np.uint64)
         moves = np.random.default_rng(seed + 1)
-        iterations = (
-            max(20_000, min(50 * n, 200_000_000 // max(1, n))) if self.iterations is None else self.iterations
-        )
-        patience = max(500, min(5_000, 5 * n)) if self.patience is None else self.patience
-        tenure = min(50, n // 40) if self.tenure is None else self.tenure
-        state, lists = search.state, search.lists
-        best = state.x.copy()
-        record = np.array([float(state.gain[0]), 0.0])
-        lists.until[:] = 0
-        lists.now[0] = 0
-        others = search.refresh_queues()
+        iterations, patience, tenure = self._sizes(n)
+        best = search.state.x.copy()
+        record = np.array([float(search.state.gain[0]), 0.0])
+        search.begin_tabu()
         steps = restarts = 0
         while steps < iterations and not search.stop():
-            steps += kernels.tabu(
-                search.model, state, lists, others, search.forward, best, record, rng, tenure,
-                search.tolerance, patience, iterations - steps, search.chunk,
-            )  # fmt: skip
-            search.publish_other(best, float(record[0]))
-            if lists.now[0] - record[1] >= patience and steps < iterations and not search.stop():
+            steps += search.tabu(best, record, rng, tenure, iterations - steps, patience)
+            if steps < iterations and not search.stop():
                 restarts += 1
                 search.move_to(best)
-                kernels.shake(search.model, state, rng, int(moves.integers(2, 1 + max(4, min(500, n // 20)))))
-                record[1] = lists.now[0]
-        lists.now[0] = NEVER
-        search.move_to(best)
+                kernels.shake(search.model, search.state, rng, self._shakes(moves, n))
+                record[1] = search.lists.now[0]
+        search.end_tabu(best)
         return steps, restarts
+
+    def _flip(self, search: FlipSearch, seed: int) -> tuple[int, int]:
+        """The same with one-flip moves, for a plain dense problem."""
+        n = search.problem.n
+        rng = np.random.default_rng(seed).integers(1, 1 << 63, 2, dtype=np.uint64)
+        moves = np.random.default_rng(seed + 1)
+        iterations, patience, tenure = self._sizes(n)
+        steps = restarts = 0
+        while steps < iterations and not search.stop():
+            steps += search.tabu(rng, tenure, iterations - steps, patience)
+            if steps < iterations and not search.stop():
+                restarts += 1
+                flips.walk(search.state, search.best)
+                flips.shake(search.state, rng, self._shakes(moves, n))
+        return steps, restarts
+
+    def _sizes(self, n: int) -> tuple[int, int, int]:
+        """Iterations, patience and tenure."""
+        iterations = max(20_000, min(50 * n, 200_000_000 // max(1, n)))
+        patience = max(500, min(5_000, 5 * n))
+        tenure = min(50, n // 40)
+        return (
+            iterations if self.iterations is None else self.iterations,
+            patience if self.patience is None else self.patience,
+            tenure if self.tenure is None else self.tenure,
+        )
+
+    def _shakes(self, rng: np.random.Generator, n: int) -> int:
+        return int(rng.integers(2, 1 + max(4, min(500, n // 20))))
