@@ -1,7 +1,8 @@
-"""The command `qubo-prune`: prune, eval, solve, solvers; a file each. torch is imported when one needs it."""
+"""The command `qubo-prune`: prune, eval, solve, solvers, bench; a file each, importing torch late."""
 
 import typer
 
+from qubo_prune.cli.bench import bench
 from qubo_prune.cli.eval import evaluate
 from qubo_prune.cli.prune import prune
 from qubo_prune.cli.solve import solve
@@ -45,3 +46,9 @@ app.command(
     )
 )(solve)
 app.command(epilog=_examples("qubo-prune solvers", "qubo-prune solvers --json"))(solvers)
+app.command(
+    epilog=_examples(
+        "qubo-prune bench palubeckis:p3000.1 block.npz --time-limit 1 --time-limit 10 --output runs/bench",
+        "qubo-prune bench rudy:G14.txt --solver tabu --solver anneal:restarts=5 --seeds 10 --output g14",
+    )
+)(bench)

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 @guarded
 def solve(
-    file: Annotated[Path, typer.Argument(help="Problem file: .npz, .qubo (qbsolv), .cqm (dimod) or .coo.")],
+    file: Annotated[
+        Path,
+        typer.Argument(help="Problem file: .npz, .qubo (qbsolv), .rudy, .mdp, .opb, .cqm (dimod) or .coo."),
+    ],
     solver: Annotated[
         str, typer.Option(help="A name that `qubo-prune solvers` lists, or package.module:Class.")
     ] = "anneal",
@@ -36,7 +39,8 @@ def solve(
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write the answer to this JSON file.")] = None,
     format: Annotated[
-        str | None, typer.Option(help="npz, qbsolv, cqm or coo, where the suffix does not say.")
+        str | None,
+        typer.Option(help="npz, qbsolv, rudy, mdplib, opb, cqm or coo, where the suffix does not say."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as one JSON object.")] = False,
 ) -> None:
