@@ -15,6 +15,7 @@ Factory = Callable[..., Solver]
 
 TABLE: dict[str, str | Factory] = {
     # name          module:Class                         what it is
+    "auto": "qubo_solvers.auto:Auto",  # picks one of the others and says why
     "exhaustive": "qubo_solvers.exhaustive:Exhaustive",  # exact by enumeration, the oracle of the tests
     "descent": "qubo_solvers.descent:Descent",  # best-improvement local search with restarts
     "anneal": "qubo_solvers.anneal:Anneal",  # simulated annealing with swaps, the default

@@ -77,6 +77,14 @@ def test_in_parallel_processes(tmp_path: Path) -> None:
     assert one == two
 
 
+def test_runs_end_at_their_target(tmp_path: Path) -> None:
+    best = run_cells([Cell("exhaustive", "random:plain:14")], tmp_path)[0]["objective"]
+    cells = matrix(["path_relinking"], ["random:plain:14"], [0], [30.0], targets={"random:plain:14": best})
+    (record,) = run_cells(cells, tmp_path)
+    assert record["objective"] == pytest.approx(best)
+    assert record["solve_seconds"] < 15
+
+
 def test_instances_that_do_not_exist_are_errors_of_their_cells(tmp_path: Path) -> None:
     cells = [
         Cell("descent", spec) for spec in ("random:nothing:3", "random:dense", "palubeckis:p1", "no.npz")

@@ -16,6 +16,7 @@ class Cell:
 
     instance    what `load_instance` takes
     time_limit  seconds, None: the solver's own work budget
+    target      an objective, in the file's sense, at which the run may end: for times to it only
     """
 
     solver: str
@@ -25,6 +26,7 @@ class Cell:
     options: Mapping[str, Any] = field(default_factory=dict)
     label: str = ""
     threads: int = 1
+    target: float | None = None
 
     @property
     def name(self) -> str:
@@ -43,12 +45,15 @@ def matrix(
     seeds: Sequence[int],
     time_limits: Sequence[float | None],
     threads: int = 1,
+    targets: Mapping[str, float] | None = None,
 ) -> list[Cell]:
-    """Every combination, short limits first; a solver is a name or (name, options)."""
+    """Every combination, short limits first; a solver is a name or (name, options). targets: by instance."""
     cells = []
     for limit, instance, seed, solver in product(time_limits, instances, seeds, solvers):
         name, options = (solver, {}) if isinstance(solver, str) else solver
         told = ", ".join(f"{key}={value}" for key, value in sorted(options.items()))
         label = f"{name}({told})" if told else name
-        cells.append(Cell(name, instance, seed, limit, dict(options), label, threads))
+        cells.append(
+            Cell(name, instance, seed, limit, dict(options), label, threads, (targets or {}).get(instance))
+        )
     return cells

@@ -19,7 +19,7 @@ from qubo_solvers.bench.cells import Cell
 from qubo_solvers.bench.instances import load_instance, problem_hash
 from qubo_solvers.problem import Assignment, CardinalityQubo
 from qubo_solvers.quadratic_form import Dense
-from qubo_solvers.solution import Solution
+from qubo_solvers.solution import Incumbent, Solution
 from qubo_solvers.solving import solve
 
 PACKAGES = ("qubo-prune", "numpy", "numba", "dimod", "dwave-neal", "ortools")
@@ -108,12 +108,21 @@ def run_cell(cell: Cell) -> Record:
         if warm_up is not None:
             warm_up(problem)
         record["compile_seconds"] = time.perf_counter() - begin
-        solution = solve(problem, solver, seed=cell.seed, time_limit=cell.time_limit)
+        solution = solve(
+            problem, solver, seed=cell.seed, time_limit=cell.time_limit,
+            on_incumbent=None if cell.target is None else _reached(problem.objective_scale, cell.target),
+        )  # fmt: skip
         record |= scored(problem, solution) | _environment()
     except Exception as error:
         record["error"] = f"{type(error).__name__}: {error}"
         record["traceback"] = traceback.format_exc(limit=5)
     return record
+
+
+def _reached(scale: float, target: float) -> Callable[[Incumbent], bool]:
+    """Stops a run whose incumbent is as good as the target, an objective in the file's sense."""
+    limit = target / scale + 1e-9 * max(1.0, abs(target / scale))
+    return lambda found: found.energy <= limit
 
 
 def scored(problem: CardinalityQubo, solution: Solution) -> Record:
