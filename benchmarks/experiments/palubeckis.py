@@ -35,7 +35,8 @@ def main() -> None:
     folder = data_dir()
     if folder is None:
         raise SystemExit("no data folder: set QUBO_PRUNE_DATA to the one that holds qubo/best_known.json")
-    told = json.loads((folder / "qubo" / "best_known.json").read_text())["palubeckis_generated"]["best"]
+    told = json.loads((folder / "qubo" / "best_known.json").read_text())
+    told = told["palubeckis_generated"]["best"]
     known = {f"palubeckis:{name}": float(told[name]["best"]) for name in options.instances}
     cells = matrix(["path_relinking"], list(known), range(options.seeds), [options.time_limit], targets=known)
     records = run_cells(
@@ -44,8 +45,8 @@ def main() -> None:
     rows = [
         "# Palubeckis' instances",
         "",
-        f"`path_relinking`, one thread, {options.seeds} seeds, at most {options.time_limit:g} s each; a run ends "
-        "at the best known objective. Written by `benchmarks/experiments/palubeckis.py`.",
+        f"`path_relinking`, one thread, {options.seeds} seeds, at most {options.time_limit:g} s each; a run "
+        "ends at the best known objective. Written by `benchmarks/experiments/palubeckis.py`.",
         "",
         "| instance | best known | reached | median s to it [95 %] | worst gap |",
         "|---|---|---|---|---|",
