@@ -173,10 +173,11 @@ def _environment() -> Record:
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = "not installed"
-    return {"versions": versions, "python": platform.python_version(), "processor": _processor()}
+    return {"versions": versions, "python": platform.python_version(), "processor": processor()}
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of the CPU."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text().splitlines():
