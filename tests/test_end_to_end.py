@@ -14,7 +14,16 @@ from qubo_prune import Data, Progress, Recipe, load_masks, prune, save_model
 from qubo_prune.cli import app
 from qubo_prune.testing import tiny_gpt2, tiny_llama, tiny_mlp, tiny_tokenizer, tiny_tokens
 
-SMALL = {"refine": {"steps": 3, "windows": 4, "batch": 1, "chunk": None, "curvature": {"chunk": None}}}
+SMALL = {
+    "refine": {
+        "steps": 3,
+        "windows": 4,
+        "batch": 1,
+        "chunk": None,
+        "curvature": {"chunk": None},
+        "trust": {"damping": 0.0},
+    }
+}
 
 
 def test_prune_save_open_evaluate(tmp_path: Path) -> None:

@@ -131,6 +131,7 @@ class IcbsLoop:
         block = self.choice.choose(step, names, self.evidence, self.trust.damping)
         t1 = time.perf_counter()
         if not block.size:
+            self.trust.relax()
             return empty_record(step, t1 - started, names, loss, self.trust, t1 - t0)
         built, model = self._build(step, block)
         t2 = time.perf_counter()

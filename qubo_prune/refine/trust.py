@@ -21,6 +21,10 @@ class Trust:
         if recipe is not None:
             self.radius = recipe.swaps or max(16, round(6e-6 * weights))
 
+    def relax(self) -> None:
+        """No candidate promised to improve: damp half as much."""
+        self.damping /= 2
+
     def adapt(self, predicted: float, measured: float | None, swaps: int) -> None:
         """After a step: a poor one shrinks the radius, a good one that used it up widens it."""
         r = self._recipe

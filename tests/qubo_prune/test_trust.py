@@ -56,6 +56,12 @@ def test_bounds() -> None:
     assert t.radius == 4
 
 
+def test_damping_halves_where_nothing_promises_to_improve() -> None:
+    t = trust()
+    t.relax()
+    assert (t.radius, t.damping) == (8, 2.0)
+
+
 def test_first_radius_is_a_share_of_the_weights_and_none_without_a_region() -> None:
     assert Trust(TrustRegion(), 10**8).radius == 600
     assert Trust(TrustRegion(), 100).radius == 16

@@ -26,7 +26,9 @@ TERM = re.compile(r"([+-]?\s*\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)((?:\s+x\d+)+)")
 def read(path: Path) -> CardinalityQubo:
     """The problem in the file. Raises ValueError naming the file and the statement it cannot take."""
     text = "\n".join(
-        line for line in path.read_text(encoding="utf-8").splitlines() if not line.lstrip().startswith("*")
+        line
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
+        if not line.lstrip().startswith("*")
     )
     statements = [" ".join(s.split()) for s in text.split(";") if s.strip()]
     if not statements or not statements[0].startswith(("min:", "max:")):

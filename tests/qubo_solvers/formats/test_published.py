@@ -107,7 +107,7 @@ def test_other_problems_are_not_written(tmp_path):
 
 @pytest.mark.parametrize(
     ("file_name", "format"),
-    [("gset/G1.txt", "rudy"), ("gset/G14.txt", "rudy"), ("mdp/SOM-b_1_n100_m10.txt", "mdplib")],
+    [("gset/G1.txt", "rudy"), ("gset/G43.txt", "rudy"), ("mdp/SOM-b_1_n100_m10.txt", "mdplib")],
 )
 def test_best_known_values_are_reached(data, file_name, format):
     known = json.loads((data / "qubo" / "best_known.json").read_text())["instances"][file_name]["best"]
