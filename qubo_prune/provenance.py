@@ -7,9 +7,9 @@ import platform
 import resource
 import sys
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
+
+from qubo_solvers.machine import processor, versions
 
 PACKAGES = ("qubo-prune", "torch", "numpy", "numba", "transformers", "dimod", "dwave-neal", "ortools")
 
@@ -18,19 +18,13 @@ def provenance(seed: int | None = None) -> dict[str, Any]:
     """Versions, date, processor, threads and devices of this process."""
     import torch
 
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": seed,
         "python": platform.python_version(),
-        "packages": found,
+        "packages": versions(PACKAGES),
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
@@ -41,12 +35,3 @@ def peak_memory_bytes() -> int:
     """Largest resident size of this process so far (CUDA memory not counted)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or "unknown"

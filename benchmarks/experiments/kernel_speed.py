@@ -17,8 +17,8 @@ import numpy as np
 
 from qubo_solvers import CardinalityQubo, Dense
 from qubo_solvers.bench.report import number
-from qubo_solvers.bench.run import processor
 from qubo_solvers.flip_search import FlipSearch, compiled
+from qubo_solvers.machine import processor
 from qubo_solvers.solver import Recorder
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"

@@ -58,9 +58,13 @@ def bench(
     with Live(notes()) as live:
         live.phase(f"{len(cells)} runs", total=len(cells))
 
+        done = 0
+
         def on_record(record: dict[str, Any]) -> None:
+            nonlocal done
+            done += 1
             told = record.get("error") or f"{record['objective']!r}"
-            live.done(1, text=f"{record['solver']} on {record['instance']}: {told}")
+            live.done(done, text=f"{record['solver']} on {record['instance']}: {told}")
 
         records = run_cells(cells, output, jobs, on_record, again)
     files = write_reports(records, output, best, submitter)

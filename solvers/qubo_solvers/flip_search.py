@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +24,14 @@ def applies(problem: CardinalityQubo) -> bool:
 
 
 _done: set[str] = set()
+_warm: WeakSet[CardinalityQubo] = WeakSet()  # their row types were found, which reads all of the matrix
 
 
 def compiled(problem: CardinalityQubo) -> None:
     """Have every kernel compiled for the types that this problem's search will have; once a process each."""
+    if problem in _warm:
+        return
+    _warm.add(problem)
     assert isinstance(problem.quadratic, Dense)
     matrix = problem.quadratic.matrix
     rows = _whole_rows(matrix, problem.linear + problem.quadratic.diagonal())
@@ -75,11 +80,9 @@ class FlipSearch(Clocked):
         self.best: Assignment = np.zeros(n, np.uint8)
         self.chunk = max(1, 40_000_000 // n)  # flips between looks at the clock
         self.tolerance = 0.0
-        self.loaded = False
 
     def load(self, x: Assignment, energy: float) -> bool:
         """Make x, of this energy, the state and its best. False where time ended before."""
-        self.loaded = False
         n, step = self.problem.n, self.chunk
         for first in range(0, n, step):
             if self.stop():
@@ -89,7 +92,6 @@ class FlipSearch(Clocked):
             self.tolerance = 1e-12 * float(np.abs(self.state.gains).max())
         self.best[:] = x
         self.start_energy = energy
-        self.loaded = True
         return True
 
     def energy(self) -> float:

@@ -8,7 +8,6 @@ import platform
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 from qubo_solvers import registry
 from qubo_solvers.bench.cells import Cell
 from qubo_solvers.bench.instances import load_instance, problem_hash
+from qubo_solvers.machine import processor, versions
 from qubo_solvers.problem import Assignment, CardinalityQubo
 from qubo_solvers.quadratic_form import Dense
 from qubo_solvers.solution import Incumbent, Solution
@@ -167,20 +167,4 @@ def _described(problem: CardinalityQubo) -> Record:
 
 
 def _environment() -> Record:
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "not installed"
-    return {"versions": versions, "python": platform.python_version(), "processor": processor()}
-
-
-def processor() -> str:
-    """The name of the CPU."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or "unknown"
+    return {"versions": versions(PACKAGES), "python": platform.python_version(), "processor": processor()}

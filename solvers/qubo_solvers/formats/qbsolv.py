@@ -17,10 +17,9 @@ from typing import Literal
 
 import numpy as np
 
+from qubo_solvers.formats.edges import MAX_VARIABLES
 from qubo_solvers.problem import CardinalityQubo
 from qubo_solvers.quadratic_form import Dense
-
-MAX_VARIABLES = 20_000  # read densely: 3.2 GB
 
 Sense = Literal["min", "max"]
 

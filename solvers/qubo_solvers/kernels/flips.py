@@ -1,6 +1,6 @@
 """Compiled one-flip search of plain dense problems: each update of the moves also finds the next one.
 
-gains[i] is the change of the energy by flipping i alone. Flipping k changes gains[i] by 2 s_i s_k rows[k, i]
+gains[i] is the change of the energy by flipping i alone. Flipping k changes gains[i] by s_i s_k rows[k, i]
 with s = 1 - 2x before the flip, so a step reads one row of the matrix and the arrays of the state, and writes
 gains; the same pass keeps the smallest gain of every BLOCK variables, so that the next move is found in one
 block. Loops are written so that they vectorise: the arrays' own dtypes, no branches, no index arithmetic.
@@ -119,12 +119,11 @@ def load(f: Flips, linear: Any, x: Assignment, first: int, last: int) -> None:
             f.until[i] = 0
         f.energy[:] = 0
         f.now[:] = 0
-    one = f.signs.dtype.type(1)
     for k in range(first, last):
         if x[k] == 1:
             row = f.rows[k]
             for i in range(n):
-                f.gains[i] += one * row[i]
+                f.gains[i] += row[i]
     if last == n:
         for i in range(n):
             f.gains[i] *= f.signs[i]
