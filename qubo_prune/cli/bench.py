@@ -35,13 +35,16 @@ def bench(
     known: Annotated[
         Path | None, typer.Option(help="JSON object: instance, as given here, -> best known objective.")
     ] = None,
+    bound: Annotated[
+        bool, typer.Option("--bound", help="Also compute a bound of each instance, for proven gaps.")
+    ] = False,
     again: Annotated[bool, typer.Option("--again", help="Run what failed before once more.")] = False,
     submitter: Annotated[str, typer.Option(help="Name for the CSV in the form of QOBLIB.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON list.")] = False,
 ) -> None:
     """Compare solvers on problems: gaps over time, time to target, ranks, profiles."""
     from qubo_solvers import registry
-    from qubo_solvers.bench import load_instance, matrix, run_cells
+    from qubo_solvers.bench import instance_bounds, load_instance, matrix, run_cells
     from qubo_solvers.bench.metrics import summary
     from qubo_solvers.bench.report import markdown, write_reports
 
@@ -67,11 +70,15 @@ def bench(
             live.done(done, text=f"{record['solver']} on {record['instance']}: {told}")
 
         records = run_cells(cells, output, jobs, on_record, again)
-    files = write_reports(records, output, best, submitter)
+        bounds = {}
+        if bound:
+            live.phase("bounds")
+            bounds = instance_bounds(instances, output)
+    files = write_reports(records, output, best, submitter, bounds)
     if as_json:
         print_json(summary(records, best))
         return
-    results().print(markdown(records, best), markup=False, soft_wrap=True)
+    results().print(markdown(records, best, bounds), markup=False, soft_wrap=True)
     notes().print("written: " + ", ".join(str(file) for file in files))
 
 

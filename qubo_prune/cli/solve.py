@@ -37,6 +37,9 @@ def solve(
         Path | None,
         typer.Option(help="Start from this answer: a JSON list of 0 and 1, or what --output wrote."),
     ] = None,
+    bound: Annotated[
+        bool, typer.Option("--bound", help="Also compute a lower bound afterwards, so that a gap is proven.")
+    ] = False,
     output: Annotated[Path | None, typer.Option(help="Write the answer to this JSON file.")] = None,
     format: Annotated[
         str | None,
@@ -57,7 +60,8 @@ def solve(
         live.phase(f"solve with {solver}", limit=time_limit)
         solution = qubo_solvers.solve(
             problem, solver, seed=seed, time_limit=time_limit, initial=start,
-            on_incumbent=lambda found: live.done(0, text=f"energy {found.energy:,.6g}"), **options,
+            on_incumbent=lambda found: live.done(0, text=f"energy {found.energy:,.6g}"), bound=bound,
+            **options,
         )  # fmt: skip
     answer = describe(file, problem, solution)
     if output is not None:
@@ -85,6 +89,8 @@ def describe(file: Path, problem: CardinalityQubo, solution: Solution) -> dict[s
         "offset": problem.offset,
         "objective": None if x is None else problem.objective(x),
         "bound": solution.bound,
+        "bound_method": solution.bound_method,
+        "gap": solution.gap,
         "feasible": x is not None and problem.is_feasible(x),
         "repaired": solution.repaired,
         "assignment": x,
@@ -113,7 +119,10 @@ def _show(answer: dict[str, Any]) -> None:
     console.print(f"energy     {answer['energy']!r}")
     if answer["objective"] != answer["energy"]:
         console.print(f"objective  {answer['objective']!r}")
-    if answer["bound"] is not None:
-        console.print(f"bound      {answer['bound']!r}")
+    if answer["bound"] is None:
+        console.print("gap        none is proven (--bound computes a lower bound)")
+    else:
+        console.print(f"bound      {answer['bound']!r}, by {answer['bound_method']}", markup=False)
+        console.print(f"gap        {100 * answer['gap']:.4g} %, proven")
     console.print(f"ones       {int(sum(answer['assignment'])):,} of {answer['variables']:,} variables")
     console.print(f"seconds    {number(answer['seconds'], 3)}, {len(answer['trace'])} improvements")

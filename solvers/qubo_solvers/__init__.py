@@ -11,6 +11,7 @@ Importing this package imports numpy and nothing heavier; a solver's back end is
 if __name__ != "qubo_solvers":  # a second copy would have a second registry and a second CardinalityQubo
     raise ImportError(f"import this package as 'qubo_solvers', not as {__name__!r}: two copies do not mix")
 
+from qubo_solvers.bounds import Bound, lower_bound
 from qubo_solvers.problem import Assignment, CardinalityQubo
 from qubo_solvers.quadratic_form import Dense, LowRank, QuadraticForm
 from qubo_solvers.registry import availability, capabilities, get, names, register
@@ -21,6 +22,7 @@ from qubo_solvers.start import greedy_start, random_start, repair
 
 __all__ = [
     "Assignment",
+    "Bound",
     "Capabilities",
     "CardinalityQubo",
     "Dense",
@@ -36,6 +38,7 @@ __all__ = [
     "capabilities",
     "get",
     "greedy_start",
+    "lower_bound",
     "names",
     "random_start",
     "register",

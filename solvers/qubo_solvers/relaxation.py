@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from qubo_solvers.bounds.tangent import tangent
 from qubo_solvers.kernels import relax as kernels
 from qubo_solvers.kernels.model import UNBOUNDED, Floats, Ids, Model
 from qubo_solvers.local_search import LocalSearch
@@ -26,12 +27,14 @@ SHARE = 0.3  # of the time limit's rest, at most: descents from the start found 
 
 
 class Relaxed(NamedTuple):
-    """A feasible assignment nearest to the relaxation's optimum, and a bound that no energy is below."""
+    """A feasible assignment nearest to the relaxation's optimum, and a bound that no energy is below: the
+    tangent's at `dual`, (rank,), the best F'x passed."""
 
     assignment: Assignment
     energy: float
     bound: float
     steps: int
+    dual: Floats
 
 
 def applies(model: Model) -> bool:
@@ -58,7 +61,7 @@ def relax(search: LocalSearch, start: Assignment, energy: float, steps: int) -> 
     )  # in place of problem.offset: no second product
     atoms, images, linears = [last], [image.copy()], [linear_part]
     weights = np.ones(1)
-    bound, done = -math.inf, 0
+    highest, dual, done = -math.inf, image.copy(), 0
     cost = np.empty(problem.n)
     chunk = max(1, search.chunk // 4)
     deadline = search.recorder.seconds() + SHARE * search.recorder.remaining()
@@ -72,7 +75,8 @@ def relax(search: LocalSearch, start: Assignment, energy: float, steps: int) -> 
         here = float(weights @ np.array(linears))
         gap = (here - linear_part) + float(y @ (y - image))
         value = offset + here + 0.5 * float(y @ y)
-        bound = max(bound, value - gap - 1e-12 * (abs(value) + abs(gap)))
+        if value - gap > highest:
+            highest, dual = value - gap, y
         done += 1
         if gap <= 1e-4 * abs(value - energy) + 1e-12 * abs(value):
             break
@@ -92,7 +96,8 @@ def relax(search: LocalSearch, start: Assignment, energy: float, steps: int) -> 
         mean += weight * atom
     rounded = oracle.minimise(1.0 - 2.0 * mean)
     linear_part += kernels.image(model, last, rounded, image)
-    return Relaxed(rounded, offset + linear_part + 0.5 * float(image @ image), bound, done)
+    energy = offset + linear_part + 0.5 * float(image @ image)
+    return Relaxed(rounded, energy, tangent(problem, dual), done, dual)
 
 
 def first_descent(

@@ -50,10 +50,11 @@ OnIncumbent = Callable[[Incumbent], bool | None]
 class Solution:
     """assignment (n,) uint8 or None where there is none; energy recomputed in float64 from it (inf for None).
 
-    bound      a proven lower bound of the energy, or None
-    repaired   whether the assignment returned had to be repaired into feasibility
-    work       what was done, in the solver's own units (sweeps, iterations, moves, reads, ...)
-    message    what a person should know: why unavailable, what was refused, how it was repaired
+    bound         a proven lower bound of the energy, or None
+    repaired      whether the assignment returned had to be repaired into feasibility
+    work          what was done, in the solver's own units (sweeps, iterations, moves, reads, ...)
+    message       what a person should know: why unavailable, what was refused, how it was repaired
+    bound_method  who proved the bound: the solver, or a method of `qubo_solvers.bounds`; "" where none
     """
 
     assignment: Assignment | None
@@ -66,6 +67,17 @@ class Solution:
     repaired: bool = False
     work: dict[str, Any] = field(default_factory=dict)
     message: str = ""
+    bound_method: str = ""
+
+    @property
+    def gap(self) -> float | None:
+        """The proven relative gap, (energy - bound) / max(|energy|, 1e-12), at least 0; None without a bound.
+
+        Against a bound, never against a best known value: no assignment is better by more.
+        """
+        if self.bound is None or not math.isfinite(self.energy):
+            return None
+        return max(0.0, self.energy - self.bound) / max(abs(self.energy), 1e-12)
 
     @classmethod
     def unavailable(cls, solver: str, reason: str) -> Solution:

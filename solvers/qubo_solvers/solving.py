@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from typing import Any
@@ -24,6 +25,7 @@ def solve(
     time_limit: float | None = None,
     initial: ArrayLike | None = None,
     on_incumbent: OnIncumbent | None = None,
+    bound: bool = False,
     **options: Any,
 ) -> Solution:
     """Solve with a registered name, "package.module:Class" or an instance; `options` build a named solver.
@@ -32,6 +34,8 @@ def solve(
     time_limit    seconds, None: until the solver's own work budget is spent
     initial       (n,) zeros and ones to start from; repaired first where it is infeasible
     on_incumbent  called with each improvement; return True to stop
+    bound         compute `bounds.lower_bound` as well, after the solve and outside its seconds and limit; the
+                  solution has the better of it and the solver's own, and `gap` is proven against it
 
     The solver's optional `warm_up(problem)` (compilation) runs before the clock. Feasibility and energy are
     computed here, in float64, from the assignment: an infeasible answer becomes INFEASIBLE without an
@@ -67,7 +71,20 @@ def solve(
         warm_up(problem)
     begin = time.perf_counter()
     answer = solver.solve(problem, seed=seed, time_limit=time_limit, initial=start, on_incumbent=on_incumbent)
-    return _checked(problem, solver, answer, time.perf_counter() - begin, notes)
+    answer = _checked(problem, solver, answer, time.perf_counter() - begin, notes)
+    return _bounded(problem, answer) if bound else answer
+
+
+def _bounded(problem: CardinalityQubo, answer: Solution) -> Solution:
+    """The answer with the better of its bound and `lower_bound`."""
+    from qubo_solvers.bounds import lower_bound
+
+    if answer.assignment is None:
+        return answer
+    found = lower_bound(problem)
+    if not math.isfinite(found.value) or (answer.bound is not None and answer.bound >= found.value):
+        return answer
+    return replace(answer, bound=found.value, bound_method=found.method)
 
 
 def _checked(
@@ -87,7 +104,7 @@ def _checked(
         notes.append(f"{solver.name} returned an infeasible assignment, which was discarded")
         return replace(
             answer, assignment=None, energy=float("inf"), status=Status.INFEASIBLE, seconds=seconds, trace=(),
-            bound=None, message="; ".join(notes),
+            bound=None, bound_method="", message="; ".join(notes),
         )  # fmt: skip
     x = np.array(answer.assignment, dtype=np.uint8)
     energy = problem.energy(x)
@@ -108,4 +125,5 @@ def _checked(
     return replace(
         answer, assignment=x, energy=energy, status=status, seconds=seconds, trace=trace, bound=bound,
         message="; ".join(notes),
+        bound_method="" if bound is None else answer.bound_method or answer.solver or solver.name,
     )  # fmt: skip

@@ -19,9 +19,13 @@ def greedy_start(problem: CardinalityQubo) -> Assignment:
     that gain most are kept, as far as the radius allows. Returns (n,) uint8, always feasible.
     """
     values = problem.linear + problem.quadratic.diagonal()
-    upper = problem.upper.astype(np.float64)
-    x = _lowest(problem, values, problem.lower.astype(np.float64), upper, wanted=values < 0)
-    return _within_radius(problem, x, values, only_gains=True)
+    return _within_radius(problem, lowest(problem, values), values, only_gains=True)
+
+
+def lowest(problem: CardinalityQubo, cost: Float) -> Assignment:
+    """The assignment of least cost'x under the counts, (n,) uint8; a radius is not looked at."""
+    lower, upper = problem.lower.astype(np.float64), problem.upper.astype(np.float64)
+    return _lowest(problem, cost, lower, upper, wanted=cost < 0)
 
 
 def random_start(problem: CardinalityQubo, rng: np.random.Generator) -> Assignment:

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from qubo_solvers import CardinalityQubo, Dense, Solution, Status, registry
-from qubo_solvers.bench import Cell, load_instance, matrix, read_records, run_cells
+from qubo_solvers.bench import Cell, instance_bounds, load_instance, matrix, read_records, run_cells
 from qubo_solvers.bench import metrics as m
 from qubo_solvers.bench.instances import problem_hash, short_name
 from qubo_solvers.bench.report import QOBLIB, markdown, qoblib_rows, write_reports
 from qubo_solvers.bench.run import exact_energy, scored
+from qubo_solvers.exhaustive import Exhaustive
 from qubo_solvers.generate import random_problem
 
 TINY = "random:dense:12:1"
@@ -152,6 +153,40 @@ def test_gaps_and_integrals_in_the_files_sense() -> None:
     assert m.primal_integral(run, 100.0, 10.0) == pytest.approx(1.0 + 2 * 0.5 + 2 * 0.1)
     assert m.primal_integral(run, 100.0, 2.0) == pytest.approx(1.0 + 0.5)
     assert m.gap(None, 1.0, 1.0) == math.inf
+
+
+def test_a_gap_is_proven_against_a_bound_only() -> None:
+    """Maximised: the bound is above, the lowest one counts, whoever proved it."""
+    runs = [
+        record("a", "x", [(1.0, 80.0)]),
+        record("b", "x", [(1.0, 60.0)], bound=110.0, bound_method="spectral"),
+        record("c", "x", [(1.0, 50.0)], bound=120.0),
+        record("a", "y", [(1.0, 10.0)]),
+    ]
+    assert m.proven_bounds(runs) == {"x": (110.0, "spectral")}
+    assert m.proven_bounds(runs, {"x": 100.0, "y": math.inf}) == {"x": (100.0, "bound")}
+    assert m.proven_gap(80.0, 100.0, -1.0) == 0.25
+    assert m.proven_gap(80.0, 80.0, -1.0) == 0.0
+    assert m.proven_gap(80.0, None, -1.0) is None
+    text = markdown(runs, {"x": 100.0})
+    assert "proves nothing" in text
+    of_a = next(line for line in text.splitlines() if line.startswith("| x | a"))
+    assert "| 100 | 20 % | 110 by spectral | 37.5 % |" in of_a
+    of_y = next(line for line in text.splitlines() if line.startswith("| y | a"))
+    assert "| 0 % | – | – |" in of_y
+
+
+def test_bounds_are_kept_and_made_anew_where_the_instance_changed(tmp_path: Path) -> None:
+    first = instance_bounds([TINY], tmp_path)
+    optimum = Exhaustive().solve(load_instance(TINY)).energy
+    assert -math.inf < first[TINY] <= optimum
+    text = (tmp_path / "bounds.json").read_text()
+    assert instance_bounds([TINY], tmp_path) == first
+    assert (tmp_path / "bounds.json").read_text() == text
+    (tmp_path / "bounds.json").write_text(text.replace('"hash": "', '"hash": "0'))
+    assert instance_bounds([TINY], tmp_path) == first
+    (tmp_path / "bounds.json").write_text("cut o")
+    assert instance_bounds([TINY], tmp_path) == first
 
 
 def test_time_to_solution() -> None:

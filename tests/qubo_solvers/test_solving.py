@@ -59,6 +59,20 @@ def test_an_impossible_bound_is_dropped():
     assert solve(PROBLEM, said([0, 1, 0], bound=1.0)).bound == 1.0
 
 
+def test_a_bound_on_request_and_the_gap_it_proves():
+    problem = random_problem("dense", 14, 1)
+    plain = solve(problem, "descent")
+    assert (plain.bound, plain.gap, plain.bound_method) == (None, None, "")
+    bounded = solve(problem, "descent", bound=True)
+    optimum = solve(problem, "exhaustive")
+    assert bounded.bound <= optimum.energy <= bounded.energy
+    assert bounded.gap == (bounded.energy - bounded.bound) / abs(bounded.energy)
+    assert bounded.bound_method in ("spectral", "gilmore_lawler")
+    assert (optimum.gap, optimum.bound_method) == (0.0, "exhaustive")
+    assert solve(problem, "exhaustive", bound=True).bound_method == "exhaustive"
+    assert solve(problem, said([2], bound=1.0), bound=True).gap is None
+
+
 def test_a_trace_below_the_answer_is_dropped():
     trace = (Incumbent(0.1, 3.0), Incumbent(0.2, 2.0), Incumbent(0.3, -5.0))
     solution = solve(PROBLEM, said([0, 1, 0], trace=trace))

@@ -19,6 +19,14 @@ def sign(record: Record) -> float:
     return -1.0 if record.get("sense") == "max" else 1.0
 
 
+def by_cell(records: Sequence[Record]) -> dict[tuple[float | None, str, str], list[Record]]:
+    """The runs of each (time limit, instance, solver), by instance."""
+    cells: dict[tuple[float | None, str, str], list[Record]] = defaultdict(list)
+    for record in records:
+        cells[record["time_limit"], record["instance"], record["solver"]].append(record)
+    return dict(sorted(cells.items(), key=lambda item: (item[0][1], item[0][0] or 0.0, item[0][2])))
+
+
 def gap(value: float | None, best: float, sense: float) -> float:
     """Relative distance to the best objective, 0 at least; infinite without an answer.
 
@@ -40,6 +48,35 @@ def best_known(records: Sequence[Record], known: Mapping[str, float] | None = No
         if name not in best or s * value < s * best[name]:
             best[name] = value
     return best
+
+
+def proven_bounds(
+    records: Sequence[Record], bounds: Mapping[str, float] | None = None
+) -> dict[str, tuple[float, str]]:
+    """The best proven bound of each instance's objective and who proved it: any solver's bound holds for all.
+
+    bounds: instance -> a bound known from elsewhere (`bench.bounds`), in the file's sense. An infinite one
+    is none.
+    """
+    found: dict[str, tuple[float, str]] = {}
+    senses = {record["instance"]: sign(record) for record in records}
+    claims = [(r["instance"], r.get("bound"), str(r.get("bound_method") or r["solver"])) for r in records]
+    claims += [(name, value, "bound") for name, value in (bounds or {}).items()]
+    for name, value, by in claims:
+        if value is None or not math.isfinite(value):
+            continue
+        s = senses.get(name, 1.0)
+        if name not in found or s * value > s * found[name][0]:
+            found[name] = (value, by)
+    return found
+
+
+def proven_gap(value: float | None, bound: float | None, sense: float) -> float | None:
+    """The relative gap that a bound proves, |value - bound| / max(|value|, 1e-12), 0 at least; None without
+    a bound or an answer. Nothing is better than `value` by more; `gap` says what is known to be better."""
+    if value is None or bound is None:
+        return None
+    return max(0.0, sense * (value - bound)) / max(abs(value), 1e-12)
 
 
 def time_to(record: Record, target: float, tolerance: float = 1e-9) -> float:

@@ -140,6 +140,7 @@ def scored(problem: CardinalityQubo, solution: Solution) -> Record:
         "energy": None if x is None else solution.energy,
         "objective": None if x is None else scale * exact_energy(problem, x),
         "bound": None if solution.bound is None else scale * solution.bound,
+        "bound_method": solution.bound_method,
         "solve_seconds": solution.seconds,
         "trace": [[point.seconds, scale * point.energy] for point in solution.trace],
         "work": {k: v for k, v in solution.work.items() if isinstance(v, int | float | str | bool)},

@@ -22,6 +22,13 @@ def test_tables_files_and_going_on(invoke: Callable[..., Any], tmp_path: Path) -
     assert all(row["runs"] == 2 for row in rows)
 
 
+def test_bounds_of_the_instances(invoke: Callable[..., Any], tmp_path: Path) -> None:
+    shown = invoke(*RUN, "--output", tmp_path, "--bound").stdout
+    assert "proven gap" in shown
+    assert " by bound |" in shown
+    assert json.loads((tmp_path / "bounds.json").read_text())["random:plain:12"]["method"] == "spectral"
+
+
 def test_a_known_objective_is_the_measure(invoke: Callable[..., Any], tmp_path: Path) -> None:
     known = tmp_path / "known.json"
     known.write_text('{"random:plain:12": -1e6}')

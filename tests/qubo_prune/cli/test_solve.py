@@ -49,6 +49,15 @@ def test_output_is_a_start(invoke: Callable[..., Any], file: Path, tmp_path: Pat
     assert json.loads(result.stdout)["energy"] == json.loads(best.read_text())["energy"]
 
 
+def test_a_gap_is_shown_as_proven_or_not_at_all(invoke: Callable[..., Any], file: Path) -> None:
+    assert "none is proven (--bound" in invoke("solve", file, "--solver", "descent").stdout
+    shown = invoke("solve", file, "--solver", "descent", "--bound").stdout
+    assert "by spectral" in shown
+    assert " %, proven" in shown
+    answer = json.loads(invoke("solve", file, "--solver", "exhaustive", "--bound", "--json").stdout)
+    assert (answer["gap"], answer["bound_method"]) == (0.0, "exhaustive")
+
+
 def test_objective_in_the_file_s_sense(invoke: Callable[..., Any], tmp_path: Path) -> None:
     file = tmp_path / "maximise.qubo"
     file.write_text("c sense max\np qubo 0 2 2 1\n0 0 3\n1 1 2\n0 1 -4\n")
