@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 def solve(
     file: Annotated[
         Path,
-        typer.Argument(help="Problem file: .npz, .qubo (qbsolv), .rudy, .mdp, .opb, .cqm (dimod) or .coo."),
+        typer.Argument(
+            help="Problem file: .npz, .npy, .qubo, .sparse, .qplib, .rudy, .mc, .mdp, .opb, .cqm or .coo."
+        ),
     ],
     solver: Annotated[
         str, typer.Option(help="A name that `qubo-prune solvers` lists, or package.module:Class.")
@@ -43,7 +45,9 @@ def solve(
     output: Annotated[Path | None, typer.Option(help="Write the answer to this JSON file.")] = None,
     format: Annotated[
         str | None,
-        typer.Option(help="npz, qbsolv, rudy, mdplib, opb, cqm or coo, where the suffix does not say."),
+        typer.Option(
+            help="A name of the format (npz, npy, qbsolv, biqmac, qplib, ...), where the suffix does not say."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as one JSON object.")] = False,
 ) -> None:

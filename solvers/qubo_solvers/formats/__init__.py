@@ -17,6 +17,9 @@ TABLE = {
     # format: its suffixes, and the module with read(path, **options) and perhaps write(problem, path, ...)
     "npz": ((".npz",), "qubo_solvers.formats.npz"),
     "qbsolv": ((".qubo",), "qubo_solvers.formats.qbsolv"),
+    "npy": ((".npy",), "qubo_solvers.formats.npy"),
+    "biqmac": ((".sparse", ".bq"), "qubo_solvers.formats.biqmac"),
+    "qplib": ((".qplib",), "qubo_solvers.formats.qplib"),
     "rudy": ((".rudy", ".mc"), "qubo_solvers.formats.rudy"),
     "mdplib": ((".mdp",), "qubo_solvers.formats.mdplib"),
     "opb": ((".opb",), "qubo_solvers.formats.opb"),

@@ -1,5 +1,6 @@
-"""The rudy format of the G-set: maximum cut, as a plain QUBO.
+"""The rudy format of the G-set and of Biq Mac's .mc files: maximum cut, as a plain QUBO.
 
+    # a comment
     n m
     i j w         an edge, variables numbered from 1; without w its weight is 1
 
