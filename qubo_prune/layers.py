@@ -120,8 +120,19 @@ def linear_layers(model: nn.Module) -> dict[str, Layer]:
     return layers
 
 
-def _default_names(model: nn.Module, linear: dict[str, Layer]) -> set[str]:
-    """The linear layers inside the largest stack of blocks, or all but the output embeddings without one."""
+def block_stack(model: nn.Module) -> tuple[str, nn.ModuleList] | None:
+    """The name and the list of the model's blocks, by the rule of `prunable_layers`; None without such a
+    list."""
+    found = _stack(model, linear_layers(model))
+    if found is None:
+        return None
+    stack = model.get_submodule(found[0])
+    assert isinstance(stack, nn.ModuleList)
+    return found[0], stack
+
+
+def _stack(model: nn.Module, linear: dict[str, Layer]) -> tuple[str, set[str]] | None:
+    """The name of the largest stack of blocks, and the linear layers inside it."""
     stacks: dict[str, set[str]] = {}
     for name, module in model.named_modules():
         nested = any(name.startswith(f"{outer}.") for outer in stacks)
@@ -129,8 +140,14 @@ def _default_names(model: nn.Module, linear: dict[str, Layer]) -> set[str]:
             inside = {layer for layer in linear if layer.startswith(f"{name}.")}
             if inside and not isinstance(module[0], nn.Linear):
                 stacks[name] = inside
-    if stacks:
-        return max(stacks.values(), key=lambda names: sum(linear[name].numel for name in names))
+    return max(stacks.items(), key=lambda s: sum(linear[name].numel for name in s[1]), default=None)
+
+
+def _default_names(model: nn.Module, linear: dict[str, Layer]) -> set[str]:
+    """The linear layers inside the largest stack of blocks, or all but the output embeddings without one."""
+    found = _stack(model, linear)
+    if found is not None:
+        return found[1]
     head = _output_embeddings(model)
     return {name for name, layer in linear.items() if layer.module is not head}
 

@@ -187,3 +187,46 @@ def test_weights_shared_by_two_modules_stay_shared() -> None:
     assert int((model[1].weight == 0).sum()) == 8
     state.flip({"0": torch.arange(16)})
     assert int((model[1].weight == 0).sum()) == 8
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_refitted_weights_and_the_way_back(family: str, dtype: torch.dtype) -> None:
+    model = TINY_MODELS[family]().to(dtype)
+    layers = prunable_layers(model)
+    dense = bits(PruneState(model, layers))
+    state = PruneState(model, layers, initial_masks("magnitude", layers, 0.5))
+    first, second, third = list(layers)[:3]
+    before, saved = bits(state), state.saved()
+    values = torch.randn(layers[first].shape)
+    state.refit(first, values)
+    keep = state.masks[first]
+    assert torch.equal(layers[first].weight, torch.where(keep, values.to(dtype), 0.0))
+    turned = ~state.masks[second]
+    state.refit(second, mask=turned)
+    assert state.masks[second] is not turned
+    assert torch.equal(layers[second].weight, torch.where(turned, state.original(second), 0.0))
+    state.refit(third, torch.zeros(layers[third].shape), ~state.masks[third])
+    verify(layers, state.masks, state.kept_values)
+    assert same({n: b for n, b in bits(state).items() if n not in (first, second, third)},
+                {n: b for n, b in before.items() if n not in (first, second, third)})  # fmt: skip
+    # a pruned weight returns with the value it had when it was last kept, here the original one
+    state.flip({first: (~keep).reshape(-1).nonzero().reshape(-1)})
+    assert torch.equal(layers[first].weight[~keep], state.original(first)[~keep])
+    state.flip({first: (~keep).reshape(-1).nonzero().reshape(-1)})
+    refitted = bits(state)
+    with state.dense():
+        assert same(bits(state), dense)
+    with state.dense([first]):
+        now = bits(state)
+        assert torch.equal(now[first], dense[first])
+        assert same(now | {first: refitted[first]}, refitted)
+    assert same(bits(state), refitted)
+    state.refit(first, values * 2)
+    state.restore(saved)
+    assert same(bits(state), before)
+    verify(layers, state.masks, state.kept_values)
+    state.refit(first, values)
+    state.restore_dense()
+    assert same(bits(state), dense)
+    assert torch.equal(state.kept_values[first], state.original(first))

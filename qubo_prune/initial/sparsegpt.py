@@ -1,0 +1,142 @@
+"""SparseGPT (arXiv 2301.00774): prune column by column, and let the columns to the right make up for it.
+
+    walk(state, forward, batches, SparseGPT(counts))        # see qubo_prune.sequential
+
+Mask and values come together, so this is no score of `initial.METHODS` but a layer-wise method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qubo_prune.cholesky import inverse_factor
+from qubo_prune.errors import InputError
+from qubo_prune.layerwise import LayerChange, LayerEvidence
+from qubo_prune.selection import Granularity, keep_topk, nm_mask
+
+BLOCK = 128
+"""Columns whose mask is chosen at once, and whose updates reach the columns behind them in one product."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sparse:
+    """A pruned layer: values (out, in) float32, 0 where mask (out, in) bool is False; the damping used."""
+
+    values: Tensor
+    mask: Tensor
+    damping: float
+
+
+@torch.no_grad()
+def sparsegpt(
+    weight: Tensor,
+    gram: Tensor,
+    n_prune: int,
+    granularity: Granularity = "layer",
+    *,
+    pattern: tuple[int, int] | None = None,
+    damping: float = 0.01,
+    block: int = BLOCK,
+    name: str = "layer",
+) -> Sparse:
+    """Prune exactly `n_prune` weights of a layer and update the others (algorithm 1 of the paper).
+
+    weight: (out, in). gram: (in, in) H = E[x x']. With F the inverse of H + damping * mean(diag H) * I over
+    the columns not yet done, a weight costs w_j^2 / F_jj (the optimal brain surgeon's), and its removal adds
+    -w_j F_j: / F_jj to the weights right of it in its row. U'U = F gives both, column by column.
+
+    granularity: "layer": of each block of columns its share is pruned, the cheapest over all rows;
+        "output": the same in each row, whose counts differ by at most one; "input": in each column.
+    pattern: (n, m) keeps n of each m consecutive inputs of a row instead; then `n_prune` and `granularity`
+        are not read. damping: see `inverse_factor`, which may raise it.
+
+    Departures: budgets are exact, ties go by position, and no column's share is lost to rounding, where the
+    published code prunes all ties of each block. Inputs that are always 0 cost nothing, so they go first; a
+    weight there that the budget keeps keeps its value (the published code sets it to 0).
+    InputError: a granularity or a pattern that does not fit, a count outside [0, out * in].
+    """
+    inputs = weight.shape[1]
+    if granularity == "global":
+        raise InputError(f"{name}: SparseGPT prunes layer by layer: its granularity cannot be global.")
+    if not 0 <= n_prune <= weight.numel():
+        raise InputError(f"{name}: n_prune={n_prune} must lie between 0 and its {weight.numel()} weights.")
+    if pattern is not None:
+        n, m = pattern
+        if inputs % m:
+            raise InputError(
+                f"{name}: {inputs} inputs cannot be cut into groups of {m}; choose an m that divides them."
+            )
+        block = max(m, block // m * m)
+    w = weight.to(torch.float32, copy=True)
+    factor, used = inverse_factor(gram, damping)
+    dead = gram.diagonal() == 0
+    pivots = factor.diagonal().square()
+    kept = torch.ones(weight.shape, dtype=torch.bool, device=weight.device)
+    rows: Tensor | None = None
+    if granularity == "output" and pattern is None:
+        rows = (~keep_topk(_costs(w, pivots, dead), n_prune, "output", name=name)).sum(1)
+    for start in range(0, inputs, block):
+        stop = min(inputs, start + block)
+        part, u = w[:, start:stop], factor[start:stop, start:stop]
+        errors = torch.zeros_like(part)
+        if pattern is None:
+            costs = _costs(part, pivots[start:stop], dead[start:stop])
+            if rows is not None:
+                kept[:, start:stop] = _keep_rows(costs, rows * stop // inputs - rows * start // inputs)
+            else:
+                share = n_prune * stop // inputs - n_prune * start // inputs
+                kept[:, start:stop] = keep_topk(costs, share, granularity, name=name)
+        for j in range(stop - start):
+            at = start + j
+            if pattern is not None and at % m == 0:
+                group = slice(at, at + m)
+                kept[:, group] = nm_mask(_costs(w[:, group], pivots[group], dead[group]), n, m, name=name)
+            errors[:, j] = torch.where(kept[:, at], 0.0, part[:, j] / u[j, j])
+            part[:, j:] -= torch.outer(errors[:, j], u[j, j:])
+        w[:, stop:] -= errors @ factor[start:stop, stop:]
+    return Sparse(w.masked_fill_(~kept, 0), kept, used)
+
+
+def _costs(weight: Tensor, pivots: Tensor, dead: Tensor) -> Tensor:
+    """(out, k) what the error grows by when a weight goes: w^2 / F_jj, and 0 for dead inputs."""
+    return (weight.square() / pivots).masked_fill(dead, 0)
+
+
+def _keep_rows(costs: Tensor, counts: Tensor) -> Tensor:
+    """bool (out, k): each row prunes its own count of lowest costs, ties by column."""
+    order = costs.argsort(dim=1, stable=True)
+    rank = torch.empty_like(order)
+    rank.scatter_(1, order, torch.arange(costs.shape[1], device=costs.device).expand_as(order))
+    return rank >= counts[:, None]
+
+
+@dataclass(frozen=True)
+class SparseGPT:
+    """The method of a layer for `sequential.walk`: mask and values from `sparsegpt`.
+
+    counts: layer name -> weights to prune; the others are as for `sparsegpt`. A damping that had to be raised
+    is in the details.
+    """
+
+    counts: Mapping[str, int]
+    granularity: Granularity = "layer"
+    pattern: tuple[int, int] | None = None
+    damping: float = 0.01
+    block: int = BLOCK
+
+    def __call__(self, name: str, weight: Tensor, mask: Tensor, evidence: LayerEvidence) -> LayerChange:
+        found = sparsegpt(
+            weight, evidence.gram(), self.counts[name], self.granularity,
+            pattern=self.pattern, damping=self.damping, block=self.block, name=f"layer {name!r}",
+        )  # fmt: skip
+        details: dict[str, float | str] = {"damping": found.damping}
+        if found.damping > self.damping:
+            details["note"] = (
+                f"the Gram matrix is not positive definite at damping {self.damping:g}: raised to "
+                f"{found.damping:g}"
+            )
+        return LayerChange(found.values, found.mask, details)

@@ -1,0 +1,1 @@
+"""New values for the kept weights, layer by layer."""
