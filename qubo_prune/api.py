@@ -1,6 +1,6 @@
 """prune(model, calibration, recipe) -> PruneReport: the one way through the engine, usable in any pipeline.
 
-    layers and their dense answers -> statistics -> first mask -> refinement -> report
+    layers and their dense answers -> statistics -> first mask -> refinement -> reconstruction -> report
 
 In place, on any nn.Module and any batches; no global state, no output. The shell is a thin layer over it.
 """
@@ -21,6 +21,7 @@ import qubo_solvers
 from qubo_prune.calibration import Calibration
 from qubo_prune.errors import InputError
 from qubo_prune.initial import METHODS, Evidence, initial_masks
+from qubo_prune.layer_phases import reconstruct, sparsegpt
 from qubo_prune.layers import Layer, prunable_layers
 from qubo_prune.objective import Batch, CrossEntropy, CustomLoss, KLToDense, Objective, batch_size
 from qubo_prune.progress import Counted, OnProgress, Progress
@@ -30,6 +31,7 @@ from qubo_prune.refine.evidence import teach
 from qubo_prune.refine.icbs import IcbsLoop
 from qubo_prune.refine.records import RefineResult
 from qubo_prune.report import PruneReport
+from qubo_prune.sequential import LayerRecord
 from qubo_prune.state import PruneState
 from qubo_prune.statistics.collect import collect, mean_value
 from qubo_prune.statistics.gradients import GradientMoments
@@ -91,12 +93,14 @@ def prune(
                    scalar mean or per-sample losses (B,), or any `objective.Objective`
     export_blocks  folder that every block is written to (see `exporting`)
     on_progress    called between pieces of work
-    on_masks       called with "initial" and the model at the first masks, and with "refined" and the model at
-                   the last ones: to take figures of one's own; the model must not be changed
+    on_masks       called with "initial" and the model at the first masks, with "refined" and the model at the
+                   last ones, and with "reconstructed" where the recipe has a reconstruction: to take figures
+                   of one's own; the model must not be changed
 
     Everything is checked before a weight changes; InputError (a ValueError) names what is wrong. An error
     later puts the dense weights back. Ctrl-C from the refinement on returns normally, with the model at the
-    last accepted mask and `stopped == "interrupted"`; before that it puts the dense weights back and is
+    last accepted mask and `stopped == "interrupted"` (a reconstruction that was not accepted yet is undone;
+    with accept "always", the layers done stay done); before that it puts the dense weights back and is
     raised.
     """
     recipe = recipe or Recipe()
@@ -121,10 +125,16 @@ def prune(
         evidence = _evidence(state, objective, data, recipe, say)
         clock.lap("statistics")
         say(Progress("first mask"))
-        masks = initial_masks(
-            recipe.initial.method, layers, recipe.sparsity, recipe.initial.granularity, evidence=evidence
-        )
-        state.set_masks(masks)
+        walks: dict[str, list[LayerRecord]] = {}
+        if recipe.initial.method == "sparsegpt":
+            walks["sparsegpt"] = sparsegpt(
+                state, _forward(model, objective), _statistics_batches(data, recipe), recipe, say
+            )
+        else:
+            initial = recipe.initial
+            state.set_masks(
+                initial_masks(initial.method, layers, recipe.sparsity, initial.granularity, evidence=evidence)
+            )
         clock.lap("initial")
         counted = Counted(report_pairs, "loss of the first mask", say)
         figures["initial"] = mean_value(model, counted, objective) if report_pairs else None
@@ -151,10 +161,29 @@ def prune(
         except KeyboardInterrupt:  # what was refined is kept, only its figure is lost
             result.stopped = "interrupted"
         figures["accept_initial"], figures["accept_refined"] = result.accept_before, result.accept_after
+        if recipe.reconstruct is not None:
+            figures["reconstructed"] = None
+            if result.stopped != "interrupted":
+                try:
+                    found = reconstruct(
+                        state, objective, _forward(model, objective), _statistics_batches(data, recipe),
+                        data.accept, recipe.reconstruct, say,
+                    )  # fmt: skip
+                    walks["reconstruct"] = found.records
+                    if found.loss_before is not None:
+                        figures["accept_refined"] = found.loss_before
+                        figures["accept_reconstructed"] = found.loss_after
+                    clock.lap("reconstruct")
+                    counted = Counted(report_pairs, "loss of the reconstructed weights", say)
+                    if report_pairs:
+                        figures["reconstructed"] = mean_value(model, counted, objective)
+                    tell("reconstructed", model)
+                except KeyboardInterrupt:
+                    result.stopped = "interrupted"
         seconds["total"] = time.perf_counter() - begun
         report = PruneReport(
             recipe, state.masks, figures, result.curve, seconds, result.stopped, result.swaps_by_layer,
-            provenance(recipe.seed), peak_memory_bytes(),
+            provenance(recipe.seed), peak_memory_bytes(), walks,
         )  # fmt: skip
         finished = True
         return report
@@ -180,6 +209,17 @@ def check(
     layers = prunable_layers(model, recipe.include, recipe.exclude)
     refine = recipe.refine
     data = Data.of(calibration, refine.batch if refine else 1)
+    again = recipe.reconstruct
+    if again is not None and len(_statistics_batches(data, recipe)) < 2:
+        raise InputError(
+            "reconstruction holds one calibration batch out to judge by: give at least two (smaller batches, "
+            "or more calibration.windows)"
+        )
+    if again is not None and again.accept == "if_better" and not len(data.accept):
+        raise InputError(
+            "reconstruction is kept only if the accepting loss falls: give accepting batches, or set "
+            "reconstruct.accept to always"
+        )
     if refine is not None and refine.steps and refine.accept == "if_better" and not len(data.accept):
         raise InputError("refinement keeps a step only if the accepting loss falls: give accepting batches")
     for name, layer in layers.items():
@@ -210,9 +250,9 @@ def _evidence(
 ) -> Evidence:
     """Input moments for Wanda scores and the mask's boundary; mean gradients where the first mask needs
     them."""
-    need = METHODS[recipe.initial.method].needs
-    count = max(1, recipe.calibration.windows // max(1, batch_size(data.calibrate[0], unknown=1)))
-    batches = Counted(list(itertools.islice(data.calibrate, count)), "statistics", say)
+    method = METHODS.get(recipe.initial.method)
+    need = None if method is None else method.needs
+    batches = Counted(_statistics_batches(data, recipe), "statistics", say)
     moments: InputMoments | None = None
     if need == "moments" or (recipe.refine is not None and recipe.refine.steps):
         with frozen(state.model):
@@ -225,6 +265,12 @@ def _evidence(
         collect(state.model, state.layers, [(b, None) for b in batches], slope, found)
         gradients = {name: found.mean(name) for name in state.layers}
     return Evidence(moments, gradients, recipe.seed)
+
+
+def _statistics_batches(data: Data, recipe: Recipe) -> list[Batch]:
+    """The first calibration batches, of as many windows as the recipe's statistics take."""
+    count = max(1, recipe.calibration.windows // max(1, batch_size(data.calibrate[0], unknown=1)))
+    return list(itertools.islice(data.calibrate, count))
 
 
 def _forward(model: nn.Module, objective: Objective) -> Callable[[Batch], Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -19,10 +19,15 @@ class _Part(BaseModel):
 class Initial(_Part):
     """The first mask."""
 
-    method: Literal["magnitude", "wanda", "gradient", "random"] = "wanda"
+    method: Literal["magnitude", "wanda", "gradient", "random", "sparsegpt"] = Field(
+        "wanda", description="sparsegpt also gives the kept weights new values"
+    )
     granularity: Literal["layer", "output", "input", "global"] | None = Field(
         None,
         description="what the budget is met over; None: the method's usual one (Wanda output, others layer)",
+    )
+    damping: float = Field(
+        0.01, ge=0, description="sparsegpt: added to the Gram matrix, in means of its diagonal"
     )
 
 
@@ -153,8 +158,39 @@ class Icbs(_Part):
     solver: SolverChoice = Field(default_factory=SolverChoice)
 
 
+class Reconstruct(_Part):
+    """New values for the kept weights, layer by layer, after the refinement. A layer is changed only where
+    its error on held-out calibration windows falls."""
+
+    method: Literal["least_squares", "admm"] = Field(
+        "least_squares", description="admm: the mask moves too, each layer's count stays"
+    )
+    blend: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="target: 0 the original weights at the layer's present inputs, 1 the dense outputs",
+    )
+    damping: list[Annotated[float, Field(ge=0)]] = Field(
+        default_factory=lambda: [0.1, 0.01, 0.001],
+        min_length=1,
+        description="tried in turn, the best on held-out windows is taken; in means of the Gram's diagonal",
+    )
+    held_out: float = Field(0.25, gt=0, lt=1, description="share of the calibration batches to judge by")
+    iterations: int | None = Field(
+        None, ge=1, description="None: 100 of conjugate gradients at most, 20 of ADMM"
+    )
+    moves_mask: bool = Field(True, description="admm: False keeps the mask")
+    granularity: Literal["layer", "output", "input"] = Field(
+        "output", description="admm: what a layer's count holds over where the mask moves"
+    )
+    accept: Literal["if_better", "always"] = Field(
+        "if_better", description="if_better: all is undone unless the accepting loss falls"
+    )
+
+
 class Recipe(_Part):
-    """A whole run: how much, the first mask, the calibration ranges, the refinement."""
+    """A whole run: how much, the first mask, the calibration ranges, the refinement, the reconstruction."""
 
     sparsity: float = Field(
         0.5, gt=0, lt=1, description="share of the pruned layers' weights that become zero"
@@ -168,10 +204,13 @@ class Recipe(_Part):
     initial: Initial = Field(default_factory=Initial)
     calibration: CalibrationRanges = Field(default_factory=CalibrationRanges)
     refine: Icbs | None = Field(default_factory=Icbs)
+    reconstruct: Reconstruct | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         r = self.refine
+        if self.initial.method == "sparsegpt" and self.initial.granularity == "global":
+            raise ValueError("sparsegpt prunes layer by layer: set initial.granularity to layer or output")
         if r is not None and r.curvature.kind == "mean_gradient" and r.curvature.scale_by_tokens:
             raise ValueError(
                 "mean_gradient has no samples to scale: set refine.curvature.scale_by_tokens to false"

@@ -52,13 +52,14 @@ def run(job: Job, live: Live) -> dict[str, Any]:
     check(loaded.model, calibration, job.recipe, blocks)
     measure = _Measures(job, live, loaded.model, evaluation, calibration.report)
     measure.dense()
+    last = "refined" if job.recipe.reconstruct is None else "reconstructed"
     report = prune(
         loaded.model,
         calibration,
         job.recipe,
         export_blocks=blocks,
         on_progress=_teller(live, job.recipe),
-        on_masks=lambda name, model: measure.masks(name) if name == "initial" else None,
+        on_masks=lambda name, model: measure.masks(name) if name != last else None,
     )
     try:
         if output is not None:  # before the last figures are taken, so that Ctrl-C in these loses nothing
@@ -66,7 +67,7 @@ def run(job: Job, live: Live) -> dict[str, Any]:
                 live.phase("save")
                 save_model(loaded, None, report.masks, output)
                 (output / "recipe.yaml").write_text(job.recipe.to_yaml(), encoding="utf-8")
-        measure.masks("refined")
+        measure.masks(last)
     except KeyboardInterrupt:
         report.stopped = "interrupted"
     live.end()
@@ -74,7 +75,7 @@ def run(job: Job, live: Live) -> dict[str, Any]:
     report.extra |= {
         "model": job.model,
         "perplexity": measure.perplexity,
-        "kl": {name: kl.get(name) for name in ("initial", "refined")},
+        "kl": {name: kl.get(name) for name in measure.perplexity if name != "dense"},
         "evaluation": {"text": job.evaluation, "windows": job.eval_windows, "length": job.eval_length},
         "calibration": {
             "text": job.calibration,
@@ -136,6 +137,8 @@ class _Measures:
     ) -> None:
         self.job, self.live, self.model, self.evaluation, self.report = job, live, model, evaluation, report
         self.perplexity: dict[str, float | None] = {"dense": None, "initial": None, "refined": None}
+        if job.recipe.reconstruct is not None:
+            self.perplexity["reconstructed"] = None
         self.kl: dict[str, float | None] = {}
         self._reference: DenseReference | None = None
 

@@ -1,1 +1,71 @@
-"""New values for the kept weights, layer by layer."""
+"""New values for the kept weights, layer by layer: `reconstruct` runs a recipe's method over all layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from qubo_prune.layerwise import LayerMethod
+from qubo_prune.prefix import Run
+from qubo_prune.recipe import Reconstruct
+from qubo_prune.reconstruct.admm import ITERATIONS, Admm
+from qubo_prune.reconstruct.least_squares import LeastSquares
+from qubo_prune.sequential import LayerRecord, walk
+from qubo_prune.state import PruneState
+
+METHODS: dict[str, Callable[[Reconstruct], LayerMethod]] = {
+    "least_squares": lambda r: LeastSquares(r.damping, iterations=r.iterations or 100),
+    "admm": lambda r: Admm(r.damping, r.granularity, r.moves_mask, r.iterations or ITERATIONS),
+}
+"""Every method, by name."""
+
+
+@dataclass
+class Reconstructed:
+    """records: one a layer; the losses `measure` gave before and after; accepted: False where all was
+    undone."""
+
+    records: list[LayerRecord] = field(default_factory=list)
+    loss_before: float | None = None
+    loss_after: float | None = None
+    accepted: bool = True
+
+
+def reconstruct(
+    state: PruneState,
+    forward: Run,
+    batches: Sequence[Any],
+    recipe: Reconstruct,
+    *,
+    measure: Callable[[], float] | None = None,
+    on_layer: Callable[[LayerRecord], None] | None = None,
+) -> Reconstructed:
+    """Change the kept values (and with ADMM the masks) of every layer, in the order of the forward pass.
+
+    batches: at least two; the last share of them is held out. measure: the loss of the model as it is; where
+    it does not fall, and on an error or Ctrl-C, values and masks are put back to the bit (loss_after is then
+    loss_before). None: the result stands, and on Ctrl-C the layers done stay done.
+    InputError: as for `sequential.walk`.
+    """
+    found = Reconstructed()
+    saved = None if measure is None else state.saved()
+    try:
+        if measure is not None:
+            found.loss_before = measure()
+        found.records = walk(
+            state, forward, batches, METHODS[recipe.method](recipe),
+            blend=recipe.blend, held_out=recipe.held_out, on_layer=on_layer,
+        )  # fmt: skip
+        if measure is not None and found.loss_before is not None:
+            found.loss_after = measure()
+            found.accepted = math.isfinite(found.loss_after) and found.loss_after < found.loss_before
+    except BaseException:
+        found.accepted = False
+        raise
+    finally:
+        if saved is not None and not found.accepted:
+            state.restore(saved)
+            found.loss_after = found.loss_before
+    return found

@@ -8,6 +8,7 @@ from typing import Any
 from qubo_prune.masks import Masks, density
 from qubo_prune.recipe import Recipe
 from qubo_prune.refine.records import StepRecord
+from qubo_prune.sequential import LayerRecord
 
 
 @dataclass
@@ -19,6 +20,8 @@ class PruneReport:
                     accept_* are the accepting range's: a selection, not a result
     curve           one record a step: what more time bought
     seconds         by phase, `total` last
+    walks           "sparsegpt", "reconstruct" -> one record a layer, where recipes have these; errors are of
+                    the layer's outputs on calibration windows
     stopped         "steps", "time limit", "no improving candidates", "interrupted" or "no refinement"
     """
 
@@ -31,6 +34,7 @@ class PruneReport:
     swaps_by_layer: dict[str, int]
     provenance: dict[str, Any]
     peak_memory_bytes: int
+    walks: dict[str, list[LayerRecord]] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -51,6 +55,7 @@ class PruneReport:
             "swaps": self.swaps,
             "swaps_by_layer": self.swaps_by_layer,
             "curve": [asdict(record) for record in self.curve],
+            "walks": {name: [asdict(record) for record in records] for name, records in self.walks.items()},
             "seconds": self.seconds.get("total"),
             "seconds_by_phase": self.seconds,
             "peak_memory_bytes": self.peak_memory_bytes,

@@ -1,0 +1,59 @@
+"""The layer-wise phases of a run: SparseGPT's first mask, and the reconstruction after the refinement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from qubo_prune.budgets import uniform_counts
+from qubo_prune.initial.sparsegpt import SparseGPT
+from qubo_prune.objective import Batch, Objective
+from qubo_prune.prefix import Run
+from qubo_prune.progress import OnProgress, Progress
+from qubo_prune.recipe import Recipe, Reconstruct
+from qubo_prune.reconstruct import Reconstructed
+from qubo_prune.reconstruct import reconstruct as reconstruct_layers
+from qubo_prune.refine.evidence import teach
+from qubo_prune.sequential import LayerRecord, walk
+from qubo_prune.state import PruneState
+from qubo_prune.statistics.collect import mean_value
+
+
+def sparsegpt(
+    state: PruneState, forward: Run, batches: Sequence[Batch], recipe: Recipe, say: OnProgress
+) -> list[LayerRecord]:
+    """First masks and values, block after block; the budgets are those of the other first masks."""
+    counts = uniform_counts(state.layers, recipe.sparsity)
+    method = SparseGPT(counts, recipe.initial.granularity or "layer", damping=recipe.initial.damping)
+    telling = _telling("sparsegpt", len(counts), say)
+    return walk(state, forward, batches, method, keeps_budget=False, on_layer=telling)
+
+
+def reconstruct(
+    state: PruneState,
+    objective: Objective,
+    forward: Run,
+    batches: Sequence[Batch],
+    accept: Sequence[Batch],
+    recipe: Reconstruct,
+    say: OnProgress,
+) -> Reconstructed:
+    """New values for the kept weights; with accept "if_better" undone unless the accepting loss falls."""
+    measure: Callable[[], float] | None = None
+    if recipe.accept == "if_better":
+        pairs = teach(state, objective, accept)
+        measure = lambda: mean_value(state.model, pairs, objective)  # noqa: E731
+    telling = _telling("reconstruct", len(state.layers), say)
+    return reconstruct_layers(state, forward, batches, recipe, measure=measure, on_layer=telling)
+
+
+def _telling(phase: str, total: int, say: OnProgress) -> Callable[[LayerRecord], None]:
+    """An `on_layer` for which each layer is a piece of the phase; the phase begins at once."""
+    done = 0
+    say(Progress(phase, done, total))
+
+    def tell(record: LayerRecord) -> None:
+        nonlocal done
+        done += 1
+        say(Progress(phase, done, total))
+
+    return tell
