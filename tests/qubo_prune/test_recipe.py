@@ -37,6 +37,7 @@ def test_every_field_survives(tmp_path: Path) -> None:
                 "chunk": None,
                 "solver": {"name": "anneal", "options": {"restarts": 3}},
             },
+            "reconstruct": {"method": "admm", "blend": 0.5, "damping": [1.0], "moves_mask": False},
         }
     )
     assert Recipe.load(write(tmp_path, changed.to_yaml())) == changed
@@ -83,6 +84,14 @@ def test_overrides() -> None:
         ({"objective": "loss"}, "objective: .*'kl' or 'cross_entropy'"),
         ({"initial": {"method": "best"}}, "initial.method: .*'wanda'"),
         ({"initial": {"granularity": "row"}}, "initial.granularity"),
+        ({"initial": {"damping": -1}}, "initial.damping"),
+        ({"initial": {"method": "sparsegpt", "granularity": "global"}}, "set initial.granularity to layer"),
+        ({"reconstruct": {"method": "gradient"}}, "reconstruct.method"),
+        ({"reconstruct": {"blend": 1.5}}, "reconstruct.blend"),
+        ({"reconstruct": {"damping": []}}, "reconstruct.damping"),
+        ({"reconstruct": {"damping": [0.1, -1]}}, "reconstruct.damping.1"),
+        ({"reconstruct": {"held_out": 1}}, "reconstruct.held_out"),
+        ({"reconstruct": {"granularity": "global"}}, "reconstruct.granularity"),
         ({"calibration": {"windows": 0}}, "calibration.windows: .*greater than or equal to 1"),
         ({"refine": {"steps": -1}}, "refine.steps"),
         ({"refine": {"time_limit": 0}}, "refine.time_limit"),

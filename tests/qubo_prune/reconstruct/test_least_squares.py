@@ -92,7 +92,8 @@ def test_the_method_takes_the_best_damping_and_never_makes_it_worse(drift: bool,
         assert change.values.dtype == dtype
         assert evidence.error(change.values) < before
         taken.append(change.details["damping"])
-        single = [LeastSquares((d,))("a", weight, layer.mask, evidence).values for d in (10.0, 1.0, 0.1, 1e-4)]
+        each = [LeastSquares((d,)) for d in (10.0, 1.0, 0.1, 1e-4)]
+        single = [method("a", weight, layer.mask, evidence).values for method in each]
         errors = [evidence.error(v) for v in single if v is not None]
         assert evidence.error(change.values) == pytest.approx(min(errors), rel=1e-2)
     assert taken

@@ -1,0 +1,236 @@
+"""SparseGPT and reconstruction through prune(): budgets, the way back, Ctrl-C and errors anywhere, figures."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+import qubo_prune.reconstruct
+from qubo_prune import prune, save_model
+from qubo_prune.api import Data
+from qubo_prune.errors import InputError
+from qubo_prune.layers import prunable_layers
+from qubo_prune.layerwise import LayerChange, LayerEvidence
+from qubo_prune.mask_file import load_masks
+from qubo_prune.progress import Progress
+from qubo_prune.recipe import Recipe
+from qubo_prune.report import PruneReport
+from qubo_prune.testing import TINY_MODELS, tiny_llama, tiny_mlp, tiny_tokens
+
+REFINE: dict[str, Any] = {
+    "steps": 2,
+    "windows": 2,
+    "batch": 2,
+    "gradient": {"estimate": "shrunk", "shrink": 0.5, "reliability": False, "clip": None},
+    "candidates": {"per_side": 20, "max_flip": 1.0},
+    "trust": {"swaps": 8, "damping": 0.0},
+}
+
+
+def recipe(**changes: Any) -> Recipe:
+    return Recipe.parse({"refine": REFINE, "reconstruct": {}, **changes})
+
+
+def windows(n: int = 32) -> Tensor:
+    """Windows of few different tokens, so that inputs are correlated and there is something to regain."""
+    return tiny_tokens(n * 16, vocabulary=12).reshape(n, 16)
+
+
+def copy(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def unchanged(model: nn.Module, before: dict[str, Tensor]) -> bool:
+    now = model.state_dict()
+    return all(torch.equal(now[name].view(torch.uint8), before[name].view(torch.uint8)) for name in before)
+
+
+def check_model(model: nn.Module, report: PruneReport, before: dict[str, Tensor], sparsity: float) -> None:
+    """Every pruned weight is zero, the budget is exact, and what is not pruned is untouched."""
+    layers = prunable_layers(model)
+    total = sum(layer.numel for layer in layers.values())
+    assert sum(int((~mask).sum()) for mask in report.masks.values()) == int(total * sparsity + 0.5)
+    for name, layer in layers.items():
+        assert not layer.weight[~report.masks[name]].any()
+        assert torch.isfinite(layer.weight).all()
+    others = {n: v for n, v in before.items() if n.removesuffix(".weight") not in layers}
+    assert unchanged(model, others)
+
+
+@pytest.mark.parametrize("family", TINY_MODELS)
+def test_sparsegpt_refined_and_reconstructed(family: str, tmp_path: Path) -> None:
+    model = TINY_MODELS[family]()
+    before = copy(model)
+    method = "admm" if family in ("gpt2", "mistral") else "least_squares"
+    report = prune(
+        model,
+        windows(),
+        recipe(sparsity=0.55, initial={"method": "sparsegpt"}, reconstruct={"method": method, "blend": 0.5}),
+    )
+    check_model(model, report, before, 0.55)
+    first, again = report.walks["sparsegpt"], report.walks["reconstruct"]
+    assert sorted(r.layer for r in first) == sorted(r.layer for r in again) == sorted(report.masks)
+    assert all(r.error_before < 1e-9 < r.error_after < 1 for r in first)
+    assert all(r.error_after <= r.error_before for r in again)
+    assert report.figures["accept_reconstructed"] <= report.figures["accept_refined"]
+    assert report.to_dict()["walks"]["sparsegpt"][0]["details"]["damping"] == 0.01
+    save_model(model, None, report.masks, tmp_path / "out")
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert unchanged(opened, copy(model))
+    assert all(torch.equal(mask, report.masks[name]) for name, mask in load_masks(tmp_path / "out").items())
+
+
+@pytest.mark.parametrize("method", ["least_squares", "admm"])
+def test_reconstruction_regains_what_the_mask_lost(method: str) -> None:
+    report = prune(tiny_llama(), windows(64), recipe(refine=None, reconstruct={"method": method}))
+    figures = report.figures
+    assert figures["reconstructed"] < figures["refined"] == figures["initial"]
+    assert figures["accept_reconstructed"] < figures["accept_refined"]
+    assert sum(record.changed for record in report.walks["reconstruct"]) > 7
+
+
+def test_sparsegpt_beats_wanda() -> None:
+    losses = {
+        method: prune(tiny_llama(), windows(64), recipe(refine=None, reconstruct=None, initial={"method": method}))
+        for method in ("wanda", "sparsegpt")
+    }  # fmt: skip
+    assert losses["sparsegpt"].figures["initial"] < losses["wanda"].figures["initial"]
+    assert "reconstructed" not in losses["wanda"].figures
+
+
+def test_kept_weights_stay_bit_identical_without_an_update() -> None:
+    model = tiny_llama()
+    before = copy(model)
+    report = prune(model, windows(), recipe(reconstruct=None))
+    for name, mask in report.masks.items():
+        assert torch.equal(model.get_submodule(name).weight, torch.where(mask, before[f"{name}.weight"], 0.0))
+
+
+def test_what_does_not_help_is_undone_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def harm(name: str, weight: Tensor, mask: Tensor, evidence: LayerEvidence) -> LayerChange:
+        return LayerChange(weight * 3, mask.flip(1))
+
+    plain, worse, forced = tiny_llama(), tiny_llama(), tiny_llama()
+    report = prune(plain, windows(), recipe(reconstruct=None))
+    monkeypatch.setitem(qubo_prune.reconstruct.METHODS, "least_squares", lambda r: harm)
+    undone = prune(worse, windows(), recipe())
+    assert unchanged(worse, copy(plain))
+    assert all(torch.equal(mask, report.masks[name]) for name, mask in undone.masks.items())
+    assert undone.figures["accept_reconstructed"] == undone.figures["accept_refined"]
+    assert undone.figures["reconstructed"] == undone.figures["refined"]
+    kept = prune(forced, windows(), recipe(reconstruct={"accept": "always"}))
+    assert kept.figures["reconstructed"] > kept.figures["refined"]
+    assert "accept_reconstructed" not in kept.figures
+
+
+def test_a_classifier() -> None:
+    g = torch.Generator().manual_seed(0)
+    data = [(torch.randn(32, 6, generator=g), torch.randint(4, (32,), generator=g)) for _ in range(8)]
+
+    def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    model = tiny_mlp()
+    before = copy(model)
+    changes: dict[str, Any] = {"initial": {"method": "sparsegpt"}, "refine": None}
+    report = prune(model, data, recipe(**changes, reconstruct={"accept": "always"}), loss=loss)
+    check_model(model, report, before, 0.5)
+    assert len(report.walks["reconstruct"]) == 3
+
+
+# -- refusals, errors and Ctrl-C -----------------------------------------------------------------------
+
+
+def test_refusals() -> None:
+    model = tiny_llama()
+    before = copy(model)
+    one = [windows(2)] * 3
+    with pytest.raises(InputError, match="give at least two"):
+        prune(model, one, recipe(refine=None))
+    with pytest.raises(InputError, match=r"set reconstruct.accept to always"):
+        prune(model, Data([windows(2)] * 4, []), recipe(refine=None))
+    assert unchanged(model, before)
+
+
+class Stops:
+    """A layer-wise method that raises at its nth layer."""
+
+    def __init__(self, at: int, error: type[BaseException]) -> None:
+        self.left, self.error = at, error
+
+    def __call__(self, name: str, weight: Tensor, mask: Tensor, evidence: LayerEvidence) -> LayerChange:
+        self.left -= 1
+        if self.left == 0:
+            raise self.error("stop")
+        return LayerChange(weight * 0.99)
+
+
+def stopping(at: int, error: type[BaseException]) -> Callable[[Any], Stops]:
+    return lambda r: Stops(at, error)
+
+
+@pytest.mark.parametrize("at", [1, 6, 14])
+def test_an_error_in_the_reconstruction_restores_the_dense_weights(
+    at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_llama()
+    before = copy(model)
+    monkeypatch.setitem(qubo_prune.reconstruct.METHODS, "least_squares", stopping(at, RuntimeError))
+    for accept in ("if_better", "always"):
+        changes: dict[str, Any] = {"initial": {"method": "sparsegpt"}, "reconstruct": {"accept": accept}}
+        with pytest.raises(RuntimeError, match="stop"):
+            prune(model, windows(), recipe(**changes))
+        assert unchanged(model, before)
+        assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("at", [1, 6, 14])
+def test_an_interrupt_in_the_reconstruction_keeps_what_was_accepted(
+    at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = tiny_llama()
+    prune(plain, windows(), recipe(reconstruct=None))
+    monkeypatch.setitem(qubo_prune.reconstruct.METHODS, "least_squares", stopping(at, KeyboardInterrupt))
+    model = tiny_llama()
+    report = prune(model, windows(), recipe())
+    assert report.stopped == "interrupted"
+    assert report.figures["reconstructed"] is None
+    assert report.figures["refined"] is not None
+    assert unchanged(model, copy(plain))
+    model = tiny_llama()
+    report = prune(model, windows(), recipe(reconstruct={"accept": "always"}))
+    assert report.stopped == "interrupted"
+    now, then = prunable_layers(model), prunable_layers(plain)
+    assert sum(not torch.equal(now[name].weight, then[name].weight) for name in now) == at - 1
+    check_model(model, report, copy(tiny_llama()), 0.5)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_whatever_stops_sparsegpt_restores_the_dense_weights(error: type[BaseException]) -> None:
+    model = tiny_llama()
+    before = copy(model)
+
+    def stop(progress: Progress) -> None:
+        if progress.phase == "sparsegpt" and progress.done == 5:
+            assert not unchanged(model, before)
+            raise error("stop")
+
+    with pytest.raises(error):
+        prune(model, windows(), recipe(initial={"method": "sparsegpt"}), on_progress=stop)
+    assert unchanged(model, before)
+
+
+def test_progress_and_masks_are_told() -> None:
+    seen: list[Progress] = []
+    masks: list[str] = []
+    prune(
+        tiny_llama(), windows(), recipe(initial={"method": "sparsegpt"}),
+        on_progress=seen.append, on_masks=lambda name, model: masks.append(name),
+    )  # fmt: skip
+    assert masks == ["initial", "refined", "reconstructed"]
+    for phase in ("sparsegpt", "reconstruct"):
+        assert [(p.done, p.total) for p in seen if p.phase == phase] == [(i, 14) for i in range(15)]
