@@ -103,3 +103,23 @@ def test_show_recipe(invoke: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(shown.stdout)
     again = invoke("prune", "--recipe", tmp_path / "mine.yaml", "--show-recipe")
     assert again.stdout == shown.stdout
+
+
+def test_sparsegpt_and_reconstruction(invoke: Callable[..., Any], world: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    settings = ["--set", "initial.method=sparsegpt", "--set", "reconstruct.method=admm"]
+    settings += ["--set", "reconstruct.blend=0.5", "--set", "reconstruct.damping=[1.0, 0.1]"]
+    result = invoke(*world.prune("--output", out, "--json", *settings))
+    report = json.loads(result.stdout)
+    assert list(report["perplexity"]) == ["dense", "initial", "refined", "reconstructed"]
+    assert all(value > 1 for value in report["perplexity"].values())
+    assert list(report["kl"]) == ["initial", "refined", "reconstructed"]
+    assert all(value > 0 for value in report["kl"].values())
+    assert len(report["walks"]["sparsegpt"]) == len(report["walks"]["reconstruct"]) == 14
+    assert report["recipe"]["reconstruct"]["damping"] == [1.0, 0.1]
+    assert report["pruned_weights"] == round(0.5 * report["total_weights"])
+    assert "reconstruct: " in result.stderr
+    shown = invoke(*world.prune("--steps", 0, "--set", "reconstruct.method=least_squares")).stdout
+    assert "reconstructed" in shown
+    saved = invoke("eval", out, "--text", world.evaluation, "--windows", 2, "--length", 64, "--json")
+    assert json.loads(saved.stdout)["perplexity"] == pytest.approx(report["perplexity"]["reconstructed"])
