@@ -1,6 +1,7 @@
 """prune(model, calibration, recipe) -> PruneReport: the one way through the engine, usable in any pipeline.
 
-    layers and their dense answers -> statistics -> first mask -> refinement -> reconstruction -> report
+    layers and their dense answers -> statistics -> allocation -> first mask -> refinement -> reconstruction
+    -> report
 
 In place, on any nn.Module and any batches; no global state, no output. The shell is a thin layer over it.
 """
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import qubo_solvers
+from qubo_prune.allocation import allocate, check_allocation
 from qubo_prune.calibration import Calibration
 from qubo_prune.errors import InputError
 from qubo_prune.initial import METHODS, Evidence, initial_masks
@@ -124,17 +126,25 @@ def prune(
         say(Progress("statistics"))
         evidence = _evidence(state, objective, data, recipe, say)
         clock.lap("statistics")
+        say(Progress("allocation"))
+        allocation = allocate(
+            layers, recipe.sparsity, recipe.allocation,
+            on_layer=lambda done, total: say(Progress("allocation", done, total)),
+        )  # fmt: skip
+        clock.lap("allocation")
         say(Progress("first mask"))
         walks: dict[str, list[LayerRecord]] = {}
+        over_all = recipe.initial.granularity == "global"  # then the scores share out the budget
         if recipe.initial.method == "sparsegpt":
             walks["sparsegpt"] = sparsegpt(
-                state, _forward(model, objective), _statistics_batches(data, recipe), recipe, say
+                state, _forward(model, objective), _statistics_batches(data, recipe), recipe, allocation, say
             )
         else:
-            initial = recipe.initial
-            state.set_masks(
-                initial_masks(initial.method, layers, recipe.sparsity, initial.granularity, evidence=evidence)
-            )
+            masks = initial_masks(
+                recipe.initial.method, layers, recipe.sparsity if over_all else allocation.counts,
+                recipe.initial.granularity, evidence=evidence, group=allocation.group,
+            )  # fmt: skip
+            state.set_masks(masks)
         clock.lap("initial")
         counted = Counted(report_pairs, "loss of the first mask", say)
         figures["initial"] = mean_value(model, counted, objective) if report_pairs else None
@@ -184,6 +194,7 @@ def prune(
         report = PruneReport(
             recipe, state.masks, figures, result.curve, seconds, result.stopped, result.swaps_by_layer,
             provenance(recipe.seed), peak_memory_bytes(), walks,
+            allocation={"method": "global"} if over_all else allocation.to_dict(),
         )  # fmt: skip
         finished = True
         return report
@@ -228,6 +239,7 @@ def check(
     total = sum(layer.numel for layer in layers.values())
     if not 0 < round(total * recipe.sparsity) < total:
         raise InputError(f"sparsity {recipe.sparsity} of {total} weights prunes none or all of them")
+    check_allocation(layers, recipe.sparsity, recipe.allocation)
     if export_blocks is not None:
         folder = Path(export_blocks)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from qubo_prune.budgets import uniform_counts
+from qubo_prune.allocation import Allocation
 from qubo_prune.initial.sparsegpt import SparseGPT
 from qubo_prune.objective import Batch, Objective
 from qubo_prune.prefix import Run
@@ -19,12 +19,18 @@ from qubo_prune.statistics.collect import mean_value
 
 
 def sparsegpt(
-    state: PruneState, forward: Run, batches: Sequence[Batch], recipe: Recipe, say: OnProgress
+    state: PruneState,
+    forward: Run,
+    batches: Sequence[Batch],
+    recipe: Recipe,
+    allocation: Allocation,
+    say: OnProgress,
 ) -> list[LayerRecord]:
     """First masks and values, block after block; the budgets are those of the other first masks."""
-    counts = uniform_counts(state.layers, recipe.sparsity)
-    method = SparseGPT(counts, recipe.initial.granularity or "layer", damping=recipe.initial.damping)
-    telling = _telling("sparsegpt", len(counts), say)
+    patterns = {name: (kept, allocation.group or 0) for name, kept in allocation.kept_of_group.items()}
+    granularity = recipe.initial.granularity or "layer"
+    method = SparseGPT(allocation.counts, granularity, patterns, damping=recipe.initial.damping)
+    telling = _telling("sparsegpt", len(allocation.counts), say)
     return walk(state, forward, batches, method, keeps_budget=False, on_layer=telling)
 
 

@@ -164,7 +164,7 @@ def _matches(patterns: Sequence[str], linear: dict[str, Layer], argument: str) -
         raise InputError(f"{argument}={patterns!r}: give a list of patterns, not one string.")
     found: set[str] = set()
     for pattern in patterns:
-        hits = {name for name in linear if _match(pattern, name, argument)}
+        hits = {name for name in linear if match_pattern(pattern, name, argument)}
         if not hits:
             raise InputError(
                 f"{argument} pattern {pattern!r} matches no linear layer; there are: {_some(linear)}."
@@ -173,7 +173,7 @@ def _matches(patterns: Sequence[str], linear: dict[str, Layer], argument: str) -
     return found
 
 
-def _match(pattern: str, name: str, argument: str) -> bool:
+def match_pattern(pattern: str, name: str, argument: str) -> bool:
     """Whether one name matches one pattern (fnmatch, or a regular expression after `re:`)."""
     if not pattern.startswith("re:"):
         return fnmatchcase(name, pattern)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from qubo_prune.allocation_settings import AllocationSettings, Uniform, conflict
 from qubo_prune.errors import InputError
 
 
@@ -190,7 +191,7 @@ class Reconstruct(_Part):
 
 
 class Recipe(_Part):
-    """A whole run: how much, the first mask, the calibration ranges, the refinement, the reconstruction."""
+    """A whole run: how much and where, the first mask, the calibration ranges, refinement, reconstruction."""
 
     sparsity: float = Field(
         0.5, gt=0, lt=1, description="share of the pruned layers' weights that become zero"
@@ -201,6 +202,7 @@ class Recipe(_Part):
     )
     exclude: list[str] = Field(default_factory=list)
     objective: Literal["kl", "cross_entropy"] = "kl"
+    allocation: AllocationSettings = Field(default_factory=Uniform)
     initial: Initial = Field(default_factory=Initial)
     calibration: CalibrationRanges = Field(default_factory=CalibrationRanges)
     refine: Icbs | None = Field(default_factory=Icbs)
@@ -225,6 +227,9 @@ class Recipe(_Part):
             raise ValueError(f"candidates by {criterion} are of one layer: set refine.scope to one_layer")
         if r is not None and r.scope == "one_layer" and r.candidates.criterion == "gain" and r.trust is None:
             raise ValueError("candidates by gain need a trust region: set refine.trust")
+        refines = r is not None and r.steps > 0
+        if why := conflict(self.allocation, self.initial.granularity, refines):
+            raise ValueError(why)
         return self
 
     @classmethod
@@ -233,7 +238,7 @@ class Recipe(_Part):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            lines = [_line(e["loc"], e["msg"], e["input"]) for e in error.errors()]
+            lines = [_line(_path(e["loc"]), e["msg"], e["input"]) for e in error.errors()]
             raise InputError(f"{source} is not a valid recipe:\n" + "\n".join(lines)) from None
 
     @classmethod
@@ -253,6 +258,11 @@ def builtin_recipes() -> dict[str, str]:
     folder = resources.files("qubo_prune") / "recipes"
     files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
     return {f.name.removesuffix(".yaml"): f.read_text() for f in files}
+
+
+def _path(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """A field's place in the recipe: pydantic puts the allocation's method into it, a file does not."""
+    return location[:1] + location[2:] if location[:1] == ("allocation",) else location
 
 
 def _line(location: tuple[int | str, ...], message: str, found: Any) -> str:

@@ -1,1 +1,70 @@
-"""How much to prune in each layer: one file a rule, each giving whole numbers with an exact total."""
+"""How much to prune in each layer: one file a rule, each giving whole numbers with an exact total.
+
+`allocate` is the way to use them: METHODS has a line for each rule. A rule is a function of the layers, the
+sparsity and its settings, and gives an `Allocation`.
+"""
+
+from collections.abc import Callable, Mapping
+
+from qubo_prune.allocation import alphapruning, given, uniform
+from qubo_prune.allocation.result import Allocation
+from qubo_prune.allocation_settings import AllocationSettings, AlphaPruning, Given
+from qubo_prune.layers import Layer
+
+__all__ = ["METHODS", "Allocation", "OnLayer", "allocate", "check_allocation"]
+
+OnLayer = Callable[[int, int], None]
+"""Told (done, of) after each layer that was looked at."""
+Method = Callable[[Mapping[str, Layer], float, AllocationSettings, OnLayer | None], Allocation]
+
+
+def _uniform(
+    layers: Mapping[str, Layer], sparsity: float, settings: AllocationSettings, on_layer: OnLayer | None
+) -> Allocation:
+    sizes = {name: layer.numel for name, layer in layers.items()}
+    return Allocation("uniform", uniform.allocate(layers, sparsity), sizes)
+
+
+def _alphapruning(
+    layers: Mapping[str, Layer], sparsity: float, settings: AllocationSettings, on_layer: OnLayer | None
+) -> Allocation:
+    assert isinstance(settings, AlphaPruning)
+    found = alphapruning.spectra(
+        layers, tail=settings.tail, published_peak=settings.published_peak, on_layer=on_layer
+    )
+    return alphapruning.allocate(layers, sparsity, settings, found)
+
+
+def _given(
+    layers: Mapping[str, Layer], sparsity: float, settings: AllocationSettings, on_layer: OnLayer | None
+) -> Allocation:
+    assert isinstance(settings, Given)
+    rates = given.read_rates(settings.file) if settings.file is not None else settings.rates
+    return given.allocate(layers, sparsity, rates or {}, rescale=settings.rescale)
+
+
+METHODS: dict[str, Method] = {"uniform": _uniform, "alphapruning": _alphapruning, "given": _given}
+"""Every rule, by name."""
+
+
+def allocate(
+    layers: Mapping[str, Layer],
+    sparsity: float,
+    settings: AllocationSettings,
+    *,
+    on_layer: OnLayer | None = None,
+) -> Allocation:
+    """How many weights to prune in each layer, by the rule that `settings.method` names.
+
+    The total is `prune_count` of all weights together; with a pattern N:M, as near to it as that allows.
+    Weights are not changed. InputError: as the rule's own function says.
+    """
+    return METHODS[settings.method](layers, sparsity, settings, on_layer)
+
+
+def check_allocation(layers: Mapping[str, Layer], sparsity: float, settings: AllocationSettings) -> None:
+    """What can be refused without looking at the weights. InputError: as for `allocate`."""
+    if isinstance(settings, AlphaPruning):
+        alphapruning.check(layers, sparsity, settings)
+    else:
+        allocate(layers, sparsity, settings)

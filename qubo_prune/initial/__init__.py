@@ -11,7 +11,7 @@ from qubo_prune.errors import InputError
 from qubo_prune.initial import gradient, magnitude, random, wanda
 from qubo_prune.layers import Layer
 from qubo_prune.masks import Masks
-from qubo_prune.selection import Granularity, keep_topk, keep_topk_global, prune_count
+from qubo_prune.selection import Granularity, keep_topk, keep_topk_global, nm_mask, prune_count
 
 Need = Literal["moments", "gradients"]
 
@@ -71,6 +71,7 @@ def initial_masks(
     granularity: Granularity | None = None,
     *,
     evidence: Evidence | None = None,
+    group: int | None = None,
 ) -> Masks:
     """bool (out, in) for each layer, True = kept, pruning the lowest scores of a method; weights are not
     changed.
@@ -81,8 +82,8 @@ def initial_masks(
     "layer"). evidence: what the method needs, as its `METHODS` entry says.
 
     InputError, before any work: an unknown method, evidence that is missing or lacks a layer, counts that fit
-    no layer, or counts for each layer together with "global". Later: scores that are not finite (the layer is
-    named).
+    no layer or no pattern, or counts for each layer together with "global". Later: scores that are not finite
+    (the layer is named).
     """
     if method not in METHODS:
         raise InputError(f"initial method {method!r} is unknown: use one of {', '.join(METHODS)}.")
@@ -98,6 +99,14 @@ def initial_masks(
     for name, layer in layers.items():
         if not 0 <= counts.get(name, -1) <= layer.numel:
             raise InputError(f"layer {name!r}: it needs a count of weights to prune from 0 to {layer.numel}.")
+        if group is not None and counts[name] * group % layer.numel:
+            raise InputError(f"layer {name!r}: {counts[name]} of {layer.numel} weights is not N of {group}.")
+    if group is not None:
+        kept = {name: group - counts[name] * group // layer.numel for name, layer in layers.items()}
+        return {
+            name: nm_mask(chosen.scores(layer, evidence), kept[name], group, name=name)
+            for name, layer in layers.items()
+        }
     return {
         name: keep_topk(chosen.scores(layer, evidence), counts[name], granularity, name=name)
         for name, layer in layers.items()

@@ -8,7 +8,7 @@ Mask and values come together, so this is no score of `initial.METHODS` but a la
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -118,20 +118,20 @@ def _keep_rows(costs: Tensor, counts: Tensor) -> Tensor:
 class SparseGPT:
     """The method of a layer for `sequential.walk`: mask and values from `sparsegpt`.
 
-    counts: layer name -> weights to prune; the others are as for `sparsegpt`. A damping that had to be raised
-    is in the details.
+    counts: layer name -> weights to prune. patterns: layer name -> (n, m), for those that have one; the others
+    are as for `sparsegpt`. A damping that had to be raised is in the details.
     """
 
     counts: Mapping[str, int]
     granularity: Granularity = "layer"
-    pattern: tuple[int, int] | None = None
+    patterns: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     damping: float = 0.01
     block: int = BLOCK
 
     def __call__(self, name: str, weight: Tensor, mask: Tensor, evidence: LayerEvidence) -> LayerChange:
         found = sparsegpt(
             weight, evidence.gram(), self.counts[name], self.granularity,
-            pattern=self.pattern, damping=self.damping, block=self.block, name=f"layer {name!r}",
+            pattern=self.patterns.get(name), damping=self.damping, block=self.block, name=f"layer {name!r}",
         )  # fmt: skip
         details: dict[str, float | str] = {"damping": found.damping}
         if found.damping > self.damping:

@@ -22,6 +22,8 @@ class PruneReport:
     seconds         by phase, `total` last
     walks           "sparsegpt", "reconstruct" -> one record a layer, where recipes have these; errors are of
                     the layer's outputs on calibration windows
+    allocation      how the budget was shared out: see `Allocation.to_dict`; the method alone where the scores
+                    of all layers together did that ("global")
     stopped         "steps", "time limit", "no improving candidates", "interrupted" or "no refinement"
     """
 
@@ -36,6 +38,7 @@ class PruneReport:
     peak_memory_bytes: int
     walks: dict[str, list[LayerRecord]] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
+    allocation: dict[str, Any] = field(default_factory=dict)
 
     @property
     def swaps(self) -> int:
@@ -50,6 +53,7 @@ class PruneReport:
             "density": {"total": counted.density, "layers": {n: counted.of(n) for n in counted.layers}},
             "pruned_weights": counted.total - counted.kept,
             "total_weights": counted.total,
+            "allocation": self.allocation,
             "figures": self.figures,
             "stopped": self.stopped,
             "swaps": self.swaps,

@@ -1,0 +1,106 @@
+"""The settings of how much to prune in each layer: one part a method, told apart by `method`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+
+MetricName = Literal["alpha", "alpha_hat", "stable_rank", "entropy", "spectral_norm", "frobenius_norm"]
+"""A number that is taken from a spectrum; see `allocation.metrics`."""
+Tail = Literal["peak", "mid"]
+"""Where a spectrum's tail begins: see `allocation.hill`."""
+Per = Literal["block", "matrix", "mixed"]
+"""What a rate is for: a block (mean metric), a matrix, or a block first and its matrices within it."""
+
+
+class Uniform(_Part):
+    """The recipe's sparsity in every layer."""
+
+    method: Literal["uniform"] = "uniform"
+
+
+class AlphaPruning(_Part):
+    """Less where the weights' spectrum has a heavy tail (AlphaPruning, arXiv 2410.10912)."""
+
+    method: Literal["alphapruning"] = "alphapruning"
+    metric: MetricName = Field(
+        "alpha", description="what tells how much a layer can lose; the larger, the more is pruned"
+    )
+    tail: Tail = Field(
+        "peak", description="peak: the closest fit near the histogram's peak; mid: from the median on"
+    )
+    published_peak: bool = Field(False, description="the tail as the published code chooses it, see hill.py")
+    epsilon: float = Field(
+        0.3, ge=0, le=1, description="the paper's tau: rates from 1 - epsilon to 1 + epsilon, times a factor"
+    )
+    per: Per = Field(
+        "block", description="a rate for each block, each matrix, or for blocks and then matrices within them"
+    )
+    epsilon_within: float | None = Field(
+        None, ge=0, le=1, description="mixed: epsilon within a block; None: epsilon"
+    )
+    floor: float = Field(0.0, ge=0, lt=1, description="least share of a layer to prune")
+    ceiling: float = Field(0.99, gt=0, lt=1, description="largest share of a layer to prune")
+    group: int | None = Field(
+        None, ge=2, description="M: each layer keeps an N of its own of each M inputs; None: no pattern"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> AlphaPruning:
+        if self.floor > self.ceiling:
+            raise ValueError(f"floor {self.floor} is above ceiling {self.ceiling}")
+        if self.epsilon_within is not None and self.per != "mixed":
+            raise ValueError("epsilon_within is of per: mixed")
+        if self.published_peak and self.tail != "peak":
+            raise ValueError("published_peak is of tail: peak")
+        return self
+
+
+class Given(_Part):
+    """Rates of one's own, by layer name pattern."""
+
+    method: Literal["given"] = "given"
+    rates: dict[str, float] | None = Field(
+        None, description="pattern -> sparsity, the first that matches; other layers share what is left"
+    )
+    file: str | None = Field(None, description="a YAML or JSON file with such a mapping")
+    rescale: bool = Field(False, description="scale the rates to the recipe's sparsity")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Given:
+        if bool(self.rates) == (self.file is not None):
+            raise ValueError("given rates come from either rates or file: name one of them")
+        return self
+
+
+def _named(value: Any) -> Any:
+    """A method's name alone is that method with its usual settings; no method named is uniform."""
+    if isinstance(value, str):
+        return {"method": value}
+    if isinstance(value, dict) and "method" not in value:
+        return {"method": "uniform", **value}
+    return value
+
+
+AllocationSettings = Annotated[
+    Annotated[Uniform | AlphaPruning | Given, Field(discriminator="method")], BeforeValidator(_named)
+]
+"""The recipe's `allocation`: {method: uniform | alphapruning | given, ...}, or a method's name."""
+
+
+def conflict(settings: AllocationSettings, granularity: str | None, refines: bool) -> str | None:
+    """Why an allocation does not go with a granularity of the first mask or with refinement, or None."""
+    if settings.method != "uniform" and granularity == "global":
+        return f"initial.granularity global shares out the budget: not with allocation {settings.method}"
+    if isinstance(settings, AlphaPruning) and settings.group is not None:
+        if granularity is not None:
+            return "allocation.group is a granularity of its own: leave initial.granularity out"
+        if refines:
+            return "refinement does not keep N:M patterns: with allocation.group, set refine to null"
+    return None
