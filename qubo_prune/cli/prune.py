@@ -25,6 +25,9 @@ def prune(
     ] = None,
     recipe: Annotated[str, typer.Option(help="default, icbs-paper or a YAML file.")] = "default",
     sparsity: Annotated[float | None, typer.Option(help="Share of the layers' weights to prune.")] = None,
+    allocation: Annotated[
+        str | None, typer.Option(help="How layers share it: uniform, alphapruning, or a file of rates.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Chooses windows, samples and the solver's path.")] = None,
     solver: Annotated[
         str | None, typer.Option(help="Who solves the blocks: see `qubo-prune solvers`.")
@@ -62,7 +65,7 @@ def prune(
         "sparsity": sparsity, "seed": seed, "refine.steps": steps, "refine.time_limit": time_limit,
     }  # fmt: skip
     given = {key: value for key, value in overrides.items() if value is not None}
-    chosen = load_recipe(recipe, solver, given | assignments(settings or []))
+    chosen = load_recipe(recipe, solver, given | assignments(settings or []), allocation)
     if show_recipe:
         typer.echo(chosen.to_yaml(), nl=False)
         return
@@ -95,10 +98,18 @@ def prune(
         _show(report)
 
 
-def load_recipe(name: str, solver: str | None, overrides: dict[str, Any]) -> Recipe:
-    """The recipe with its overrides; another solver than the recipe's comes without that one's options."""
+def load_recipe(
+    name: str, solver: str | None, overrides: dict[str, Any], allocation: str | None = None
+) -> Recipe:
+    """The recipe with its overrides; another solver or allocation than the recipe's comes without the options
+    of that one."""
     from qubo_prune.recipe import Recipe
 
+    if allocation is not None:
+        if Path(allocation).is_file():
+            overrides = {"allocation": {"method": "given", "file": allocation}} | overrides
+        elif Recipe.load(name).allocation.method != allocation:
+            overrides = {"allocation": {"method": allocation}} | overrides
     if solver is not None:
         before = Recipe.load(name).refine
         if before is None or before.solver.name != solver:
