@@ -92,7 +92,7 @@ def allocate(
     sizes = {name: layer.numel for name, layer in layers.items()}
     total = prune_count(sum(sizes.values()), sparsity)
     values = {name: found[name].metrics[settings.metric] for name in layers}
-    epsilon, floor, ceiling = settings.epsilon, settings.floor, settings.ceiling
+    epsilon, floor, ceiling = settings.epsilon, settings.floor, _ceiling(settings)
     if settings.per == "matrix":
         rates = rates_per_matrix(sizes, values, epsilon, total, floor=floor, ceiling=ceiling)
     elif settings.per == "block":
@@ -113,7 +113,7 @@ def check(layers: Mapping[str, Layer], sparsity: float, settings: AlphaPruning) 
     """What `allocate` refuses whatever the spectra are. InputError: as there."""
     sizes = [layer.numel for layer in layers.values()]
     total = prune_count(sum(sizes), sparsity)
-    fill(sizes, [1.0] * len(sizes), total, floor=settings.floor, ceiling=settings.ceiling)
+    fill(sizes, [1.0] * len(sizes), total, floor=settings.floor, ceiling=_ceiling(settings))
     group = settings.group
     for name, layer in layers.items():
         if group is not None and layer.shape[1] % group:
@@ -121,3 +121,8 @@ def check(layers: Mapping[str, Layer], sparsity: float, settings: AlphaPruning) 
                 f"layer {name!r} has {layer.shape[1]} inputs, which {group} does not divide: choose another "
                 "allocation.group, or exclude the layer."
             )
+
+
+def _ceiling(settings: AlphaPruning) -> float:
+    """The largest share of a layer to prune: of a group one weight is kept at least."""
+    return settings.ceiling if settings.group is None else min(settings.ceiling, 1.0 - 1.0 / settings.group)

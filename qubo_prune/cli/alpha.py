@@ -200,6 +200,8 @@ def _show(report: dict[str, Any], by: str) -> None:
     groups = blocks_of(list(rows)) if by == "block" else {name: [name] for name in rows}
     shared = _shared(list(groups))
     title = f"{shared}* of {report['model']} at {report['sparsity']:.1%}, by {report['settings']['metric']}"
+    if not console.is_terminal:
+        console.width = max(console.width, 110)  # names in a file or a pipe need not be broken
     table = Table(by, title=title, title_justify="left")
     for column in (*_COLUMNS.values(), "sparsity"):
         table.add_column(column, justify="right")

@@ -1,0 +1,101 @@
+"""Rates that the user gives: patterns, the rest, rescaling, files, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given as cases
+from hypothesis import strategies as st
+
+from qubo_prune.allocation import allocate as by_settings
+from qubo_prune.allocation.given import allocate, read_rates
+from qubo_prune.allocation_settings import Given
+from qubo_prune.errors import InputError
+from qubo_prune.layers import prunable_layers
+from qubo_prune.selection import prune_count
+from qubo_prune.testing import tiny_llama, tiny_mlp
+
+LLAMA = prunable_layers(tiny_llama())
+TOTAL = sum(layer.numel for layer in LLAMA.values())
+
+
+@cases(st.floats(0.0, 1.0), st.floats(0.3, 0.7))
+def test_the_rest_shares_what_is_left(rate: float, sparsity: float) -> None:
+    try:
+        found = allocate(LLAMA, sparsity, {"*.q_proj": rate, "re:k_proj$": rate})
+    except InputError:
+        pytest.fail("two small layers of a block cannot use up the budget")
+    assert sum(found.counts.values()) == prune_count(TOTAL, sparsity)
+    rest = set()
+    for name, layer in LLAMA.items():
+        if name.endswith(("q_proj", "k_proj")):
+            assert abs(found.counts[name] - rate * layer.numel) < 1
+        else:
+            rest.add(round(found.rates[name], 1))
+    assert len(rest) <= 2
+
+
+def test_the_first_pattern_counts() -> None:
+    found = allocate(LLAMA, 0.5, {"model.layers.0.self_attn.q_proj": 0.25, "*.q_proj": 0.75})
+    assert found.rates["model.layers.0.self_attn.q_proj"] == 0.25
+    assert found.rates["model.layers.1.self_attn.q_proj"] == 0.75
+
+
+def test_every_layer_given() -> None:
+    rates = {"*.layers.0.*": 0.4, "*.layers.1.*": 0.6}
+    found = allocate(LLAMA, 0.5, rates)
+    assert sum(found.counts.values()) == TOTAL // 2
+    with pytest.raises(
+        InputError, match=r"prune 0\.500000 of all weights and the sparsity is 0\.7: set sparsity"
+    ):
+        allocate(LLAMA, 0.7, rates)
+    scaled = allocate(LLAMA, 0.7, rates, rescale=True)
+    assert sum(scaled.counts.values()) == prune_count(TOTAL, 0.7)
+    assert scaled.rates["model.layers.0.mlp.up_proj"] == pytest.approx(0.56, abs=5e-3)
+    assert scaled.rates["model.layers.1.mlp.up_proj"] == pytest.approx(0.84, abs=5e-3)
+    held = allocate(LLAMA, 0.9, rates, rescale=True)
+    assert sum(held.counts.values()) == prune_count(TOTAL, 0.9)
+    assert all(rate < 1 for rate in held.rates.values())
+
+
+def test_rates_of_a_result_are_read_back(tmp_path: Path) -> None:
+    layers = prunable_layers(tiny_mlp(sizes=(13, 11, 7, 5)))
+    first = allocate(layers, 0.613, {"0": 0.31})
+    (tmp_path / "rates.json").write_text(json.dumps(first.to_dict()))
+    again = by_settings(layers, 0.613, Given(file=str(tmp_path / "rates.json")))
+    assert again.counts == first.counts
+    (tmp_path / "rates.yaml").write_text("'0': 0.31\n")
+    assert by_settings(layers, 0.613, Given(file=str(tmp_path / "rates.yaml"))).counts == first.counts
+    assert by_settings(layers, 0.613, Given(rates={"0": 0.31})).counts == first.counts
+
+
+@pytest.mark.parametrize(
+    ("rates", "options", "message"),
+    [
+        ({"*.nothing": 0.5}, {}, r"'\*\.nothing' matches none of the 14"),
+        ({"re:(": 0.5}, {}, "not a regular expression"),
+        ({"*": 1.5}, {}, "has 1.5, it must be a number from 0 to 1"),
+        ({"*": "half"}, {}, "has 'half', it must be a number"),
+        ({"*": True}, {}, "has True"),
+        ({"*.mlp.*": 1.0}, {}, r"leave -\S+ of .* to prune, and the 8 layers without a rate"),
+        ({"*.q_proj": 0.5}, {"rescale": True}, "needs a rate for every layer"),
+        ({"*": 0.0}, {"rescale": True}, "all rates are 0"),
+    ],
+)
+def test_refusals(rates: dict[str, Any], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        allocate(LLAMA, 0.5, rates, **options)
+
+
+def test_files_that_hold_no_rates(tmp_path: Path) -> None:
+    file = tmp_path / "rates.yaml"
+    with pytest.raises(InputError, match="cannot be read"):
+        read_rates(file)
+    for text, message in (("- 1", "must map"), ("", "must map"), ("a: [", "neither JSON nor YAML")):
+        file.write_text(text)
+        with pytest.raises(InputError, match=message):
+            read_rates(file)
+    file.write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_rates(file)
