@@ -118,8 +118,8 @@ def _keep_rows(costs: Tensor, counts: Tensor) -> Tensor:
 class SparseGPT:
     """The method of a layer for `sequential.walk`: mask and values from `sparsegpt`.
 
-    counts: layer name -> weights to prune. patterns: layer name -> (n, m), for those that have one; the others
-    are as for `sparsegpt`. A damping that had to be raised is in the details.
+    counts: layer name -> weights to prune. patterns: layer name -> (n, m), for those that have one; the
+    others are as for `sparsegpt`. A damping that had to be raised is in the details.
     """
 
     counts: Mapping[str, int]

@@ -207,9 +207,7 @@ def test_experts_that_the_first_batch_does_not_reach() -> None:
         (lambda w, m: LayerChange(mask=torch.ones_like(m)), "keeps 256 weights, it must keep 128"),
     ],
 )
-def test_answers_that_do_not_fit(
-    answer: Callable[[Tensor, Tensor], LayerChange], message: str
-) -> None:
+def test_answers_that_do_not_fit(answer: Callable[[Tensor, Tensor], LayerChange], message: str) -> None:
     state = pruned()
     before = {name: layer.weight.clone() for name, layer in state.layers.items()}
     with pytest.raises(InputError, match=f"q_proj': .*{message}"):

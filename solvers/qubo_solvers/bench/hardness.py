@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from qubo_solvers import registry
 from qubo_solvers.bench.run import exact_energy
 from qubo_solvers.problem import CardinalityQubo
 from qubo_solvers.solving import solve
@@ -66,9 +67,9 @@ def hardness(
     "Easy" is against the best that these solvers found: an instance that all of them miss can look easy.
     """
     rng = np.random.default_rng(seed)
-    plain = {"restarts": 1, "relaxation": 0}
+    descent = registry.get("descent", restarts=1, relaxation=0)
     alone = greedy_start(problem.linear_part())
-    first = solve(problem, "descent", initial=alone, **plain)
+    first = solve(problem, descent, initial=alone)
     found = {"descent": first.energy}
     for name in solvers:
         found[name] = solve(problem, name, seed=seed, time_limit=seconds, initial=alone).energy
@@ -76,7 +77,7 @@ def hardness(
     for _ in range(descents):
         start = random_start(problem, rng)
         starts.append(problem.energy(start))
-        ends.append(solve(problem, "descent", initial=start, **plain).energy)
+        ends.append(solve(problem, descent, initial=start).energy)
     found["descent"] = min([first.energy, *ends])
     best = min(found.values())
     scale = float(np.mean(starts)) if starts else exact_energy(problem, random_start(problem, rng))
