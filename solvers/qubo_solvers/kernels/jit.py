@@ -7,6 +7,8 @@ from typing import ParamSpec, TypeVar, cast
 
 import numba
 
+FLAGS = {"reassoc", "contract", "nsz"}
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -18,6 +20,11 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
     depends on nothing but the inputs and the machine. The cache looks at the kernel's own file only: a kernel
     and everything it calls share one file.
     """
-    flags = {"reassoc", "contract", "nsz"}
-    compile_it = numba.njit(cache=True, nogil=True, fastmath=flags, error_model="numpy")
+    compile_it = numba.njit(cache=True, nogil=True, fastmath=FLAGS, error_model="numpy")
+    return cast(Callable[P, R], compile_it(function))
+
+
+def parallel_kernel(function: Callable[P, R]) -> Callable[P, R]:
+    """The same for a kernel whose `prange` loop runs in threads; its passes of the loop share no state."""
+    compile_it = numba.njit(cache=True, nogil=True, fastmath=FLAGS, error_model="numpy", parallel=True)
     return cast(Callable[P, R], compile_it(function))
