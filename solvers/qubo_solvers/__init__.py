@@ -11,6 +11,7 @@ Importing this package imports numpy and nothing heavier; a solver's back end is
 if __name__ != "qubo_solvers":  # a second copy would have a second registry and a second CardinalityQubo
     raise ImportError(f"import this package as 'qubo_solvers', not as {__name__!r}: two copies do not mix")
 
+from qubo_solvers.batch import BatchSolution, RowBatch, SharedGram, solve_batch
 from qubo_solvers.bounds import Bound, lower_bound
 from qubo_solvers.problem import Assignment, CardinalityQubo
 from qubo_solvers.quadratic_form import Dense, LowRank, QuadraticForm
@@ -22,6 +23,7 @@ from qubo_solvers.start import greedy_start, random_start, repair
 
 __all__ = [
     "Assignment",
+    "BatchSolution",
     "Bound",
     "Capabilities",
     "CardinalityQubo",
@@ -31,6 +33,8 @@ __all__ = [
     "OnIncumbent",
     "QuadraticForm",
     "Recorder",
+    "RowBatch",
+    "SharedGram",
     "Solution",
     "Solver",
     "Status",
@@ -44,4 +48,5 @@ __all__ = [
     "register",
     "repair",
     "solve",
+    "solve_batch",
 ]

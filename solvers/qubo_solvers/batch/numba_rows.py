@@ -88,7 +88,8 @@ class NumbaRows:
         for size in np.unique(sizes[sizes > 0]):
             groups = np.flatnonzero(sizes == size)
             columns = self.start[groups][:, None] + np.arange(size)
-            ranks = linear[:, columns].argsort(axis=2, kind="stable").argsort(axis=2, kind="stable")
+            order = linear[:, columns].argsort(axis=2, kind="stable")
+            ranks = order.argsort(axis=2, kind="stable")
             x[:, columns] = ranks < self.batch.counts[first:last][:, groups, None]
         return self.restored(x)
 
@@ -101,7 +102,7 @@ class NumbaRows:
     def search(
         self, method: str, settings: Settings, first: int, last: int, x: Any, seed: int, clock: Clock
     ) -> Found:
-        """Search in the rows first..last from the assignments x (B, n); never longer than the clock allows."""
+        """Search in the rows first..last from the assignments x (B, n) until done or out of time."""
         run = _Run(self, first, last, host(x).astype(np.uint8)[:, self.order], clock)
         seeds = np.random.default_rng(seed).integers(1, 1 << 63, self.batch.n_rows, dtype=np.uint64)
         run.settle()

@@ -1,4 +1,4 @@
-"""SharedGram: the quadratic form x' diag(s) H diag(s) x of one row, its Gram matrix H shared and read in place."""
+"""SharedGram: the quadratic form x' diag(s) H diag(s) x of a row; its Gram matrix H is shared, not copied."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class SharedGram:
         n = len(self.scale)
         if self.scale.shape != (n,) or self.gram.shape != (n, n):
             raise ValueError(
-                f"a shared Gram form needs gram (n, n) and scale (n,), got {self.gram.shape}, {self.scale.shape}"
+                "a shared Gram form needs gram (n, n) and scale (n,), "
+                f"got {self.gram.shape}, {self.scale.shape}"
             )
 
     @property

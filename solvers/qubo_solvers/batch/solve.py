@@ -56,7 +56,7 @@ def solve_batch(
     threads: int | None = None,
     **options: Any,
 ) -> BatchSolution:
-    """Solve every row of the batch: a swap descent, tabu search or annealing, which start and end with one.
+    """Solve every row: a swap descent, or tabu search or annealing, which start and end with one.
 
     backend     "numba": compiled, a row a thread; "torch": all rows advance together on a device; "auto":
                 torch where the device is not the CPU, else numba
@@ -70,7 +70,7 @@ def solve_batch(
     options     steps, tenure (tabu); sweeps, hot, cold, proposals (anneal): see settings.Settings
 
     Memory: the Gram matrix once more in float32, and at most about 1 GiB (half of a device's free memory) of
-    state, rows being searched in parts where they do not fit. Ctrl-C ends it within a bounded call of a kernel.
+    state; rows are searched in parts where they do not fit. Ctrl-C ends it within a bounded call of a kernel.
 
     Raises ValueError on an unknown method, backend or option, on initial assignments that break a count, and
     on a device that does not fit the backend; ModuleNotFoundError for torch where it is not installed.

@@ -71,8 +71,8 @@ def _below(draw: Any, number: Any) -> Any:
 
 
 def _members(model: TorchRows, rows: State) -> tuple[Any, Any, Any, Any]:
-    """The columns by group, each group's ones before its zeros (B, n); where groups begin in it (m,); the ones
-    of each group (B, m); the group of each place (n,)."""
+    """The columns by group, each group's ones before its zeros (B, n); where groups begin in it (m,); the
+    ones of each group (B, m); the group of each place (n,)."""
     rank = 2 * model.group_of + (~rows.x).long()
     rank = rank.masked_fill(~model.valid, 2 * model.groups)
     members = rank.argsort(dim=1, stable=True)[:, : model.batch.n].contiguous()

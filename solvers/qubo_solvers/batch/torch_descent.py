@@ -1,4 +1,4 @@
-"""Batched swap descent on tensors: the best listed swap in all rows at once, every pair checked at the end."""
+"""Batched swap descent on tensors: the best listed swap of all rows at once, every pair tried at the end."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def descend_thoroughly(model: TorchRows, rows: State, clock: Clock) -> bool:
 
 
 def best_of_all(model: TorchRows, rows: State, clock: Clock) -> Any:
-    """Each row's best improving swap, all pairs considered: (change, one, zero), change 0 where none improves.
+    """Each row's best improving swap of all pairs: (change, one, zero), change 0 where none improves.
 
     A one of width s = |w_i| reach_i can gain only where min_j f_j - s |w_j| reach_j over its group's zeros is
     below its field; that minimum is computed for LEVELS widths, and the next larger one decides. Ones are
@@ -96,8 +96,8 @@ def best_of_all(model: TorchRows, rows: State, clock: Clock) -> Any:
     floors = rows.fields.new_empty(number, model.groups, LEVELS)
     for level in range(LEVELS):
         floors[:, :, level] = (zeros - top * 2.0 ** (-level / 2) * widths).view(shape).amin(2)
-    level = (2 * (top / widths).log2() - 1e-3).nan_to_num(0.0).clamp(0, LEVELS - 1).long()
-    floor = floors.view(number, -1).gather(1, model.group_of * LEVELS + level)
+    levels = (2 * (top / widths).log2() - 1e-3).nan_to_num(0.0).clamp(0, LEVELS - 1).long()
+    floor = floors.view(number, -1).gather(1, model.group_of * LEVELS + levels)
     promise = (rows.fields - floor).masked_fill(~rows.x, -INF)
     most = int((promise > 0).sum(1).max())
     promise, order = promise.topk(most, 1) if most else (promise[:, :0], promise[:, :0].long())

@@ -1,8 +1,8 @@
-"""Batches as torch tensors, one code path for every device: the layout, scaled rows, fields, swaps of all rows.
+"""Batches as torch tensors, one code path for every device: layout, scaled rows, fields, swaps of all rows.
 
-Every group's variables are dealt to C classes of S columns each: the best of a class is a candidate, found for
-all rows by one reduction of a (rows, groups, S, C) view. Groups are padded with columns that are never ones or
-zeros, of weight 0.
+Every group's variables are dealt to C classes of S columns each: the best of a class is a candidate, found
+for all rows by one reduction of a (rows, groups, S, C) view. Groups are padded with columns of weight 0 that
+are neither ones nor zeros.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ INF = float("inf")
 class State:
     """Rows under search; P columns in the model's layout, float32 unless said.
 
-    weights, linear, fields (B, P); x (B, P) bool; gain (B,) float64, energy minus that at the start; swaps (B,)
-    int64; slack (B,) the tolerance of a change for each unit of |w_i| reach_i
+    weights, linear, fields (B, P); x (B, P) bool; gain (B,) float64, energy minus that at the start; swaps
+    (B,) int64; slack (B,) the tolerance of a change for each unit of |w_i| reach_i
     """
 
     weights: Tensor
@@ -149,7 +149,7 @@ class TorchRows:
     def search(
         self, method: str, settings: Settings, first: int, last: int, x: Any, seed: int, clock: Clock
     ) -> Found:
-        """Search in the rows first..last from the assignments x (B, n); never longer than the clock allows."""
+        """Search in the rows first..last from the assignments x (B, n) until done or out of time."""
         weights, linear = self.part(first, last)
         start = torch.as_tensor(x).to(self.device) != 0
         zeros = torch.zeros(last - first, dtype=torch.float64, device=self.device)

@@ -1,7 +1,7 @@
-"""Batched tabu search on tensors: each row's best swap a step that is not tabu, tenures as a (rows, P) tensor.
+"""Batched tabu search on tensors: each row's best swap a step that is not tabu, tenures a (rows, P) tensor.
 
-Glover 1989 (doi 10.1287/ijoc.1.3.190); candidates are the best drops and adds of classes of columns, as in the
-descent, instead of the whole neighbourhood.
+Glover 1989 (doi 10.1287/ijoc.1.3.190); candidates are the best drops and adds of classes of columns, as in
+the descent, instead of the whole neighbourhood.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Compiled swap search of many rows that share one Gram matrix: descent, tabu search, annealing; a row a thread.
+"""Compiled swap searches of rows that share one Gram matrix: descent, tabu search, annealing; a row a thread.
 
-A row's fields are f_i = linear_i + w_i sum_j gram_ij w_j x_j, where gram is 2H without its diagonal and linear
-has the diagonal w_i^2 H_ii in it. Swapping a one i with a zero j of its group changes the energy by
+A row's fields are f_i = linear_i + w_i sum_j gram_ij w_j x_j, where gram is 2H without its diagonal and
+linear has the diagonal w_i^2 H_ii in it. Swapping a one i with a zero j of its group changes the energy by
 f_j - f_i - w_i w_j gram_ij, and f_t by w_t (w_j gram_jt - w_i gram_it): two rows of the matrix are read. The
-same pass finds the lowest zero and the highest one of every BLOCK variables; the best LIST blocks of each kind
-name the candidates, whose pairs are scored exactly.
+same pass finds the lowest zero and the highest one of every BLOCK variables; the best LIST blocks of each
+kind name the candidates, whose pairs are scored exactly.
 """
 
 from __future__ import annotations
@@ -77,14 +77,12 @@ def _add(fields: Any, weights: Any, row_i: Any, row_j: Any, w_i: Any, w_j: Any) 
 
 
 @kernel
-def _scan(bits: Any, x: Any, high: Any, low: Any, begin: int, end: int) -> int:
-    """Fill the extremes of the blocks of begin..end; returns how many blocks there are."""
-    b = 0
-    for lo in range(begin, end, BLOCK):
+def _scan(bits: Any, x: Any, high: Any, low: Any, begin: int, end: int) -> None:
+    """Fill the extremes of the blocks of begin..end."""
+    for b in range((end - begin + BLOCK - 1) // BLOCK):
+        lo = begin + b * BLOCK
         hi = min(end, lo + BLOCK)
         high[b], low[b] = _extremes(bits[lo:hi], x[lo:hi])
-        b += 1
-    return b
 
 
 @kernel
@@ -96,12 +94,10 @@ def _swap(rows: Rows, r: int, i: int, j: int, delta: float, high: Any, low: Any)
     x[i], x[j] = 0, 1
     w_i, w_j, row_i, row_j = weights[i], weights[j], rows.gram[i], rows.gram[j]
     if len(rows.start) == 2:
-        b = 0
-        for lo in range(0, n, BLOCK):
-            hi = min(n, lo + BLOCK)
+        for b in range((n + BLOCK - 1) // BLOCK):
+            lo, hi = b * BLOCK, min(n, b * BLOCK + BLOCK)
             _add(fields[lo:hi], weights[lo:hi], row_i[lo:hi], row_j[lo:hi], w_i, w_j)
             high[b], low[b] = _extremes(bits[lo:hi], x[lo:hi])
-            b += 1
     else:
         _add(fields, weights, row_i, row_j, w_i, w_j)
     rows.gain[r] += delta
@@ -110,7 +106,8 @@ def _swap(rows: Rows, r: int, i: int, j: int, delta: float, high: Any, low: Any)
 
 @kernel
 def _name(bits: Any, x: Any, keys: Any, value: int, begin: int, end: int, blocks: int, out: Any) -> int:
-    """Write the variable of each of the LIST best blocks (value 1: highest keys, 0: lowest); returns how many."""
+    """Write the variable of each of the LIST best blocks (value 1: highest keys, 0: lowest), best first;
+    returns how many there are."""
     chosen = 0
     for b in range(blocks):
         key = -np.int64(keys[b]) if value == 1 else np.int64(keys[b])
@@ -159,9 +156,9 @@ def _listed(
                 n_zeros += 1
     else:
         bits = fields.view(np.int32)
-        blocks = (end - begin + BLOCK - 1) // BLOCK
         if len(rows.start) > 2:
-            blocks = _scan(bits, x, high, low, begin, end)
+            _scan(bits, x, high, low, begin, end)
+        blocks = (end - begin + BLOCK - 1) // BLOCK
         n_ones = _name(bits, x, high, 1, begin, end, blocks, ones)
         n_zeros = _name(bits, x, low, 0, begin, end, blocks, zeros)
         one, zero = -1, -1
@@ -255,7 +252,7 @@ def _checked(rows: Rows, r: int, g: int, values: Any, floor: Any) -> tuple[float
 
 @kernel
 def _descend(rows: Rows, r: int, thorough: bool, work: int) -> None:
-    """Swaps of row r until none improves or the work (numbers read) is spent; groups are looked at in turn."""
+    """Swap in row r until nothing improves or the work (numbers read) is spent; groups take turns."""
     n, m = len(rows.reach), len(rows.start) - 1
     high, low = np.empty(n // BLOCK + 1, np.int32), np.empty(n // BLOCK + 1, np.int32)
     ones, zeros = np.empty(SMALL + 1, np.int64), np.empty(SMALL + 1, np.int64)
@@ -360,6 +357,7 @@ def _tabu(rows: Rows, memory: Memory, r: int, tenure: int, first: int, last: int
         for c in range(len(held)):  # what an aspiration moves is held anew
             if held[c] == i or held[c] == j:
                 held[c] = -1
+        near = _tolerance(rows, r, i) + _tolerance(rows, r, j)
         _swap(rows, r, i, j, best, high, low)
         _forbid(rows, memory, r, i, now + 1 + tenure + int(JITTER * _uniform(memory.rng, r)))
         _forbid(rows, memory, r, j, now + 1 + tenure + int(JITTER * _uniform(memory.rng, r)))
@@ -368,21 +366,19 @@ def _tabu(rows: Rows, memory: Memory, r: int, tenure: int, first: int, last: int
                 b = v // BLOCK
                 lo, hi = b * BLOCK, min(n, b * BLOCK + BLOCK)
                 high[b], low[b] = _extremes(bits[lo:hi], x[lo:hi])
-        if best < -(_tolerance(rows, r, i) + _tolerance(rows, r, j)) or best >= 0.0:
-            if rows.gain[r] < memory.least[r]:
-                memory.least[r] = rows.gain[r]
-                pending = True
+        if rows.gain[r] < memory.least[r] - near:
+            memory.least[r] = rows.gain[r]
+            pending = True
     if pending:
         memory.best[r] = x & 1
 
 
 @parallel_kernel
-def tabu(
-    rows: Rows, memory: Memory, tenure: int, begin: int, end: int, first: int, last: int
-) -> None:
-    """The steps first..last of tabu search in the rows begin..end: the best swap that is not tabu or reaches a
-    new best (Glover 1989, doi 10.1287/ijoc.1.3.190), then both its variables tabu for the tenure and up to
-    JITTER steps; swaps from lists of the best drops and adds as in Wu and Hao 2013 (10.1016/j.ejor.2013.06.002).
+def tabu(rows: Rows, memory: Memory, tenure: int, begin: int, end: int, first: int, last: int) -> None:
+    """The steps first..last of tabu search in the rows begin..end: the best swap that is not tabu or reaches
+    a new best (Glover 1989, doi 10.1287/ijoc.1.3.190), then both its variables are tabu for the tenure and up
+    to JITTER steps; swaps from lists of the best drops and adds as in Wu and Hao 2013 (doi
+    10.1016/j.ejor.2013.06.002), shorter ones here.
     """
     for r in prange(begin, end):
         _tabu(rows, memory, r, tenure, first, last)
