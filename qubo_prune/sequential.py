@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -55,6 +55,7 @@ def walk(
     blend: float = 0.0,
     held_out: float = 0.0,
     keeps_budget: bool = True,
+    by_block: bool = False,
     on_layer: Callable[[LayerRecord], None] | None = None,
 ) -> list[LayerRecord]:
     """Change every layer of `state` by `method`, in the order of the forward pass, and write the weights.
@@ -66,6 +67,9 @@ def walk(
     held_out  share of the batches, the last ones, on which errors are measured and which the moments to fit
               on leave out (at least one); 0: errors are measured on the batches that are fitted on
     keeps_budget  refuse a mask with another number of pruned weights than the one before
+    by_block  a block's layers are put back, and their records say "undone", unless the error of the block's
+              output over the held-out batches falls: its squared distance from what the original weights of
+              the block give at its present input, or (blended) in the dense model
     on_layer  called after each layer
 
     Memory: the output of one block for all batches (with blend two), in the model's dtype, and for one group
@@ -83,6 +87,9 @@ def walk(
         walker = _Walker(state, forward, batches, len(batches) - held, blend)
         for stop, layers in walker.stages:
             walker.go_to(stop)
+            first, saved = len(records), state.saved()
+            judge = walker.judge(stop) if by_block and stop is not None else None
+            before = judge() if judge is not None else 0.0
             for names, calls in walker.groups(stop, layers).values():
                 fit, measured = walker.moments(stop, state.layers[names[0]], calls)
                 fit.check(names[0])
@@ -91,7 +98,21 @@ def walk(
                     records.append(_change(state, name, method, evidence, keeps_budget))
                     if on_layer is not None:
                         on_layer(records[-1])
+            if judge is not None and any(r.changed for r in records[first:]):
+                after = judge()
+                if not after < before:
+                    state.restore(saved)
+                    rise = after / before - 1 if before else 0.0
+                    records[first:] = [_undone(record, rise) for record in records[first:]]
     return records
+
+
+def _undone(record: LayerRecord, rise: float) -> LayerRecord:
+    """The record of a layer that was put back with its block, whose output error rose by this share."""
+    return replace(
+        record, error_after=record.error_before, changed=False,
+        details={**record.details, "undone": f"the block's error rose by {100 * rise:.3g} %"},
+    )  # fmt: skip
 
 
 def _held_out(batches: int, share: float) -> int:
@@ -162,6 +183,13 @@ class _Path:
     def inputs(self, i: int, layer: Layer, calls: int, stop: int | None) -> list[Tensor]:
         return self._blocks.inputs(self._batches[i], layer, calls, stop=stop, **self._from(i, stop))
 
+    def output(self, i: int, stop: int) -> Tensor:
+        """What block `stop` gives, the hidden state alone."""
+        found = self._blocks.run(self._batches[i], stop=stop, **self._from(i))
+        while not isinstance(found, Tensor):
+            found = found[0] if isinstance(found, tuple | list) else next(iter(found.values()))
+        return found
+
     def groups(
         self, i: int, layers: Mapping[str, Layer], stop: int | None
     ) -> dict[str, tuple[list[str], int]]:
@@ -208,6 +236,26 @@ class _Walker:
             passed = self._inside[self._dense.at + 1 : stop]
             with self._state.dense([name for names in passed for name in names]):
                 self._dense.advance(stop - 1)
+
+    def judge(self, stop: int) -> Callable[[], float]:
+        """Measures the mean square of what block `stop` gives, with the weights as they are, less what it
+        should give, over the batches that errors are measured on."""
+        targets: dict[int, Tensor] = {}
+        with self._state.dense(self._inside[stop]):
+            for i in range(self._fitted if self._fitted < len(self._batches) else 0, len(self._batches)):
+                targets[i] = self._pruned.output(i, stop)
+                if self._dense is not None:
+                    targets[i] = torch.lerp(targets[i], self._dense.output(i, stop), self._blend)
+
+        def error() -> float:
+            total, count = 0.0, 0
+            for i, target in targets.items():
+                gap = self._pruned.output(i, stop).float() - target.float()
+                total += float(gap.square().sum(dtype=torch.float64))
+                count += gap.numel()
+            return total / max(1, count)
+
+        return error
 
     def groups(self, stop: int | None, names: Iterable[str]) -> dict[str, tuple[list[str], int]]:
         """leader -> (the layers that read the same tensor, how often they are called), in order.

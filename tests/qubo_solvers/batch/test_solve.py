@@ -75,7 +75,8 @@ def test_an_indefinite_matrix_is_as_good(batches, backend):
 
 def test_as_good_as_the_solvers_of_single_problems(batches, backend):
     batch = batches.make("cardinality", 64, rows=8, seed=2)
-    found = {m: solve_batch(batch, m, backend=backend, **o).energies for m, o in {**SHORT, **THOROUGH}.items()}
+    options = {**SHORT, **THOROUGH}
+    found = {m: solve_batch(batch, m, backend=backend, **o).energies for m, o in options.items()}
     for r in range(8):
         problem = batch.row(r).to_dense()
         tabu = solve(problem, "tabu").energy
@@ -177,7 +178,8 @@ def test_an_outlier_feature_does_not_hide_the_others(batches, backend):
     gram = batches.gram(64)
     scale = np.ones(64)
     scale[10] = 1000.0
-    batch = RowBatch.cardinality(gram * scale[:, None] * scale, np.random.default_rng(0).normal(size=(6, 64)), 32)
+    weights = np.random.default_rng(0).normal(size=(6, 64))
+    batch = RowBatch.cardinality(gram * scale[:, None] * scale, weights, 32)
     solution = solve_batch(batch, backend=backend)
     for r in range(6):
         assert batches.gains(batch, r, solution.assignments[r]).min() >= -3e-6

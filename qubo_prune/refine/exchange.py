@@ -1,0 +1,109 @@
+"""Weights move between the rows of a layer, by exchange prices: the budget goes where it is worth most.
+
+A row's price to prune one weight more is the least change of its energy by doing so, its gain by pruning one
+fewer the largest fall. Where the cheapest rows' prices are below the others' gains, they trade: a round of
+trades, each row in one of them at most, a descent of the rows with their new counts, and the round stands if
+the sum of the energies fell; else the next one has half as many trades.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qubo_solvers.batch import RowBatch, solve_batch
+
+ROUNDS = 60
+"""Rounds at most."""
+
+ENOUGH = 1e-4
+"""A round that lowers the energy by less than this share of all that was gained ends the trading."""
+
+
+@dataclass(frozen=True, eq=False)
+class Exchanged:
+    """pruned (R, n) bool; energy: the sum over rows; moved: weights that changed their row."""
+
+    pruned: Tensor
+    energy: float
+    moved: int
+
+
+@torch.no_grad()
+def exchange(batch: RowBatch, pruned: Tensor, energy: float, rounds: int = ROUNDS) -> Exchanged:
+    """Trade counts between rows of a batch of one group, from `pruned` (R, n) bool with this energy in all.
+
+    The number of pruned weights in all stays. The energy never rises.
+    """
+    moved, first = 0, energy
+    trades = max(1, batch.n_rows // 2)
+    for _ in range(rounds):
+        price, cheapest, gain, dearest = prices(batch, pruned)
+        givers, takers = _pairs(price, gain, trades)
+        if not len(givers):
+            break
+        trial = pruned.clone()
+        trial[givers, cheapest[givers]] = True
+        trial[takers, dearest[takers]] = False
+        counts = trial.sum(1).cpu().numpy()
+        traded = RowBatch.cardinality(
+            batch.gram, batch.weights, counts, linear=batch.linear, offset=batch.offset
+        )
+        solution = solve_batch(traded, "descent", initial=trial)
+        total = float(solution.energies.sum())
+        if total < energy:
+            small = energy - total < ENOUGH * max(first - total, 0.0)
+            pruned, energy, moved = solution.assignments, total, moved + len(givers)
+            if small:
+                break
+        elif trades == 1:
+            break
+        trades = max(1, min(trades, len(givers)) // 2) if total >= energy else trades
+    return Exchanged(pruned, energy, moved)
+
+
+def prices(batch: RowBatch, pruned: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(R,) each: least change of a row's energy by pruning one more, which; largest fall by one fewer, which.
+
+    Rows that cannot have inf as their price, or -inf as their gain.
+    """
+    w, gram = batch.weights, batch.gram
+    z = pruned.to(w.dtype)
+    bend = w.square() * gram.diagonal()
+    fields = 2 * (w * ((w * z) @ gram) - bend * z) + bend
+    if batch.linear is not None:
+        fields += batch.linear
+    price, cheapest = fields.masked_fill(pruned, torch.inf).min(1)
+    gain, dearest = fields.masked_fill(~pruned, -torch.inf).max(1)
+    return price.double(), cheapest, gain.double(), dearest
+
+
+def _pairs(price: Tensor, gain: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Rows that prune one more, and the rows that prune one fewer for it, in pairs that gain; a row is in one
+    pair at most, on the side where it stands out."""
+    p, g = price.cpu().numpy(), gain.cpu().numpy()
+    giving, taking = np.argsort(p, kind="stable"), np.argsort(-g, kind="stable")
+    used = np.zeros(len(p), bool)
+    givers: list[int] = []
+    takers: list[int] = []
+    i = j = 0
+    while len(givers) < most:
+        while i < len(p) and used[giving[i]]:
+            i += 1
+        if i == len(p):
+            break
+        used[giving[i]] = True
+        while j < len(p) and used[taking[j]]:
+            j += 1
+        if j == len(p) or not p[giving[i]] < g[taking[j]]:
+            break
+        used[taking[j]] = True
+        givers.append(int(giving[i]))
+        takers.append(int(taking[j]))
+    where = price.device
+    return torch.tensor(givers, dtype=torch.int64, device=where), torch.tensor(
+        takers, dtype=torch.int64, device=where
+    )

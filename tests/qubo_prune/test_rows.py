@@ -1,0 +1,145 @@
+"""Row problems: energies are the errors they stand for, counts hold, errors fall, weights may change rows."""
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from qubo_prune.forward import forward_of
+from qubo_prune.initial import initial_masks
+from qubo_prune.layers import prunable_layers
+from qubo_prune.layerwise import LayerChange
+from qubo_prune.refine.exchange import exchange, prices
+from qubo_prune.refine.rows import Rows, row_batch
+from qubo_prune.selection import keep_topk, nm_mask
+from qubo_prune.sequential import walk
+from qubo_prune.state import PruneState
+from qubo_prune.statistics.paths import PathEvidence, PathMoments
+from qubo_prune.testing import TINY_MODELS, tiny_llama, tiny_tokens
+
+
+def layer(rows: int, n: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, PathMoments]:
+    """(kept values, mask, original, moments) of a layer with correlated inputs on two paths."""
+    g = torch.Generator().manual_seed(seed)
+    mix = torch.randn(n, n, generator=g) + torch.eye(n)
+    x = torch.randn(200, n, generator=g) @ mix
+    moments = PathMoments()
+    moments.add(x, 0.3 * torch.randn(200, n, generator=g))
+    original = torch.randn(rows, n, generator=g)
+    values = original * (1 + 0.1 * torch.randn(rows, n, generator=g))
+    return values, keep_topk(values.abs(), rows * n // 2, "output"), original, moments
+
+
+@pytest.mark.parametrize("drifting", [False, True])
+@pytest.mark.parametrize("refitted", [False, True])
+def test_energies_are_changes_of_the_error(drifting: bool, refitted: bool) -> None:
+    values, mask, original, moments = layer(5, 12)
+    values = values if refitted else original
+    evidence = PathEvidence(original, moments if drifting else PathMoments(moments.tokens, moments.xx))
+    batch = row_batch(values, mask, original, evidence.gram(), evidence.drift())
+    assert batch.energies(~mask).abs().max() < 1e-4
+    before = evidence.errors(torch.where(mask, values, 0))
+    for seed in range(5):
+        order = torch.rand(mask.shape, generator=torch.Generator().manual_seed(seed))
+        other = keep_topk(order, mask.numel() // 2, "output")
+        found = batch.energies(~other)
+        expected = evidence.errors(torch.where(other, values, 0)) - before
+        assert torch.allclose(found, expected, rtol=1e-4, atol=1e-3 * float(before.max()))
+    assert (batch.linear is None) == (not drifting and not refitted)
+
+
+@pytest.mark.parametrize("family", TINY_MODELS)
+@pytest.mark.parametrize(("budget", "blend"), [("row", 0.0), ("row", 0.5), ("layer", 0.0)])
+def test_counts_hold_and_no_error_rises(family: str, budget: str, blend: float) -> None:
+    model = TINY_MODELS[family]()
+    layers = prunable_layers(model)
+    state = PruneState(model, layers, initial_masks("magnitude", layers, 0.5, "output"))
+    rows = {name: mask.sum(1) for name, mask in state.masks.items()}
+    kept = {name: values.clone() for name, values in state.kept_values.items()}
+    counts = state.pruned_counts()
+    data = [tiny_tokens(64, seed).reshape(4, 16) for seed in range(6)]
+    method = Rows(budget=budget)  # type: ignore[arg-type]
+    records = walk(state, forward_of(model), data, method, blend=blend, held_out=0.3)
+    assert state.pruned_counts() == counts
+    assert all(r.error_after <= r.error_before for r in records)
+    assert any(r.error_after < 0.98 * r.error_before for r in records)
+    assert all(torch.equal(state.kept_values[name], kept[name]) for name in layers)
+    assert all(float(r.details["predicted_change"]) <= 1e-6 for r in records)
+    if budget == "row":
+        assert all(torch.equal(state.masks[name].sum(1), rows[name]) for name in layers)
+    else:
+        assert any(r.changed and float(r.details["moved_between_rows"]) > 0 for r in records)
+
+
+def test_patterns_hold_within_every_group() -> None:
+    model = tiny_llama()
+    layers = prunable_layers(model)
+    masks = {name: nm_mask(found.weight.abs(), 2, 4) for name, found in layers.items()}
+    state = PruneState(model, layers, masks)
+    data = [tiny_tokens(64, seed).reshape(4, 16) for seed in range(6)]
+    records = walk(state, forward_of(model), data, Rows(patterns=dict.fromkeys(layers, (2, 4))), held_out=0.3)
+    assert any(r.changed for r in records)
+    for mask in state.masks.values():
+        assert bool((mask.reshape(len(mask), -1, 4).sum(2) == 2).all())
+
+
+def test_rows_are_solved_to_the_best_by_enumeration() -> None:
+    values, mask, original, moments = layer(4, 8)
+    evidence = PathEvidence(original, moments)
+    batch = row_batch(values, mask, original, evidence.gram(), evidence.drift())
+    change = Rows("anneal")("layer", torch.where(mask, values, 0), mask, evidence)
+    chosen = mask if change.mask is None else change.mask
+    every = torch.tensor([z for z in itertools.product((0, 1), repeat=8) if sum(z) == 4], dtype=torch.bool)
+    found = batch.energies(~chosen)
+    for r in range(4):
+        rows = torch.zeros(len(every), 4, 8, dtype=torch.bool)
+        rows[:, r] = every
+        best = min(float(batch.energies(z)[r]) for z in rows)
+        assert float(found[r]) == pytest.approx(best, abs=1e-3 * abs(best) + 1e-4)
+
+
+def test_prices_are_changes_of_the_energy() -> None:
+    values, mask, original, moments = layer(3, 10)
+    evidence = PathEvidence(original, moments)
+    batch = row_batch(values, mask, original, evidence.gram(), evidence.drift())
+    price, cheapest, gain, dearest = prices(batch, ~mask)
+    for r in range(3):
+        more, fewer = (~mask).clone(), (~mask).clone()
+        more[r, cheapest[r]], fewer[r, dearest[r]] = True, False
+        assert float(batch.energies(more)[r]) == pytest.approx(float(price[r]), rel=1e-3, abs=1e-3)
+        assert -float(batch.energies(fewer)[r]) == pytest.approx(float(gain[r]), rel=1e-3, abs=1e-3)
+
+
+def test_exchange_keeps_the_total_and_lowers_the_energy() -> None:
+    values, mask, original, moments = layer(16, 24)
+    original = original * torch.linspace(0.2, 2, 16)[:, None]  # some rows matter more than others
+    evidence = PathEvidence(original, moments)
+    batch = row_batch(original, mask, original, evidence.gram())
+    start = float(batch.energies(~mask).sum())
+    found = exchange(batch, ~mask, start)
+    assert int(found.pruned.sum()) == int((~mask).sum())
+    assert found.moved > 0
+    assert found.energy < start
+    assert found.energy == pytest.approx(float(batch.energies(found.pruned).sum()), rel=1e-6)
+    counts = found.pruned.sum(1).double()
+    assert float(counts[:4].mean()) > float(counts[-4:].mean())
+
+
+def test_a_block_whose_output_gets_worse_is_put_back() -> None:
+    model = tiny_llama()
+    layers = prunable_layers(model)
+    state = PruneState(model, layers, initial_masks("magnitude", layers, 0.5))
+    masks = {name: mask.clone() for name, mask in state.masks.items()}
+    kept = {name: values.clone() for name, values in state.kept_values.items()}
+    data = [tiny_tokens(64, seed).reshape(4, 16) for seed in range(4)]
+
+    def worse(name: str, weight: Tensor, mask: Tensor, evidence: object) -> LayerChange:
+        return LayerChange(values=-weight) if ".0." in name else LayerChange()
+
+    for blend in (0.0, 0.5):
+        records = walk(state, forward_of(model), data, worse, blend=blend, held_out=0.3, by_block=True)
+        assert all(not r.changed and r.error_after == r.error_before for r in records)
+        assert all(("undone" in r.details) == (".0." in r.layer) for r in records)
+        assert all(torch.equal(state.masks[name], masks[name]) for name in layers)
+        assert all(torch.equal(state.kept_values[name], kept[name]) for name in layers)
