@@ -35,7 +35,9 @@ class AlphaPruning(_Part):
     tail: Tail = Field(
         "peak", description="peak: the closest fit near the histogram's peak; mid: from the median on"
     )
-    published_peak: bool = Field(False, description="the tail as the published code chooses it, see hill.py")
+    published_peak: bool = Field(
+        False, description="float32 and the tail as in the published code, see hill.py"
+    )
     epsilon: float = Field(
         0.3, ge=0, le=1, description="the paper's tau: rates from 1 - epsilon to 1 + epsilon, times a factor"
     )

@@ -54,12 +54,13 @@ def spectra(
 ) -> dict[str, Spectrum]:
     """The spectrum of every layer, computed on its device. Weights are not changed.
 
-    tail, published_peak: see `hill.fit`. on_layer: told (done, of) after each layer.
+    tail: see `hill.fit`. published_peak: eigenvalues and tail as in the published code, see `eigenvalues` and
+    `hill.fit_peak`. on_layer: told (done, of) after each layer.
     InputError: weights that are not finite (the layer is named).
     """
     found = {}
     for done, (name, layer) in enumerate(layers.items()):
-        every = eigenvalues(layer.parameter, name=f"layer {name!r}")
+        every = eigenvalues(layer.parameter, published=published_peak, name=f"layer {name!r}")
         values = positive(every).cpu().numpy()
         law = fit(values, tail, published=published_peak)
         metrics = {key: metric.value(values, law) for key, metric in METRICS.items()}

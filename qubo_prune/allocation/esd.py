@@ -14,25 +14,28 @@ _CHUNK = 1 << 22
 """Weights converted to float64 in one go: bounds the temporary memory to 32 MiB."""
 
 
-def eigenvalues(weight: Tensor, *, name: str = "weight") -> Tensor:
+def eigenvalues(weight: Tensor, *, published: bool = False, name: str = "weight") -> Tensor:
     """float64 ascending on the weight's device: the eigenvalues of W'W that may be non-zero, none below 0.
 
     weight: (out, in), either way about, gives min(out, in) of them. A convolution (out, in, k, ...) is, as in
     the vision part of AlphaPruning's code, one (out, in) matrix for each position of its kernel, scaled by
     sqrt(`CONVOLUTION_SCALE`); the prod(k) * min(out, in) eigenvalues of all positions are one spectrum.
 
-    Departure: float64 eigenvalues of a Gram matrix, accurate to about min(out, in) * 2e-16 of the largest,
-    where the published code squares float32 singular values.
+    published: float32 singular values, squared, as the published code has them. Departure without it: float64
+    eigenvalues of a Gram matrix, accurate to about min(out, in) * 2e-16 of the largest.
     InputError, naming `name`: fewer than 2 dimensions, no weights, or a weight that is not finite.
     """
     if weight.ndim < 2 or not weight.numel():
         raise InputError(f"{name}: a spectrum takes a matrix or a convolution, not {tuple(weight.shape)}.")
+    if not bool(torch.isfinite(weight).all()):
+        raise InputError(f"{name}: it has NaN or infinite weights; check the checkpoint.")
     matrices = positions(weight.detach())
-    grams = torch.stack([_gram(matrix) for matrix in matrices])
-    if not bool(torch.isfinite(grams).all()):
-        raise InputError(f"{name}: it has NaN, infinite or overflowing weights; check the checkpoint.")
+    if published:
+        values = torch.linalg.svdvals(matrices.to(torch.float32)).square().to(torch.float64)
+    else:
+        values = torch.linalg.eigvalsh(torch.stack([_gram(matrix) for matrix in matrices])).clamp_min_(0.0)
     scale = CONVOLUTION_SCALE if weight.ndim > 2 else 1.0
-    found: Tensor = torch.linalg.eigvalsh(grams).reshape(-1).mul_(scale).clamp_min_(0.0)
+    found: Tensor = values.reshape(-1).mul_(scale)
     return found.sort().values
 
 

@@ -59,7 +59,7 @@ def fit_peak(eigenvalues: FloatArray, *, published: bool = False) -> PowerLaw:
     published: the published code's behaviour, for its numbers. It compares eigenvalues with log10(`BELOW` e)
     as the lower bound, so that with e < 1 / `BELOW` every eigenvalue up to `ABOVE` e may begin the tail; and
     its distance looks at the empirical distribution just below each eigenvalue only. Departure, with the flag
-    too: float64 eigenvalues, zeros left out (there they reach log(0)).
+    too: zeros are left out (there they reach log(0)).
     """
     logs = np.log10(eigenvalues)
     counts, edges = np.histogram(logs, bins=BINS)

@@ -146,6 +146,10 @@ def _show(report: dict[str, Any]) -> None:
             "-" if swaps is None else f"{swaps:,}",
         )
     console.print(table)
+    shared = report["allocation"]
+    if shared["method"] not in ("uniform", "global"):
+        least, most = min(shared["rates"].values()), max(shared["rates"].values())
+        console.print(f"allocation: {shared['method']}, from {least:.1%} to {most:.1%} of a layer")
     text = report["evaluation"]
     if text["windows"]:
         console.print(

@@ -396,3 +396,9 @@ def test_a_classifier_with_its_own_loss() -> None:
     assert result.accept_before == before
     assert result.accept_after is not None
     assert result.accept_after < before
+
+
+def test_one_layer_a_step_by_gain_without_measuring() -> None:
+    """What one step watched is of its own layers."""
+    run = Run(merged(SMALL, {"scope": "one_layer", "accept": "always", "steps": 5}))
+    assert len(run.run().curve) == 5

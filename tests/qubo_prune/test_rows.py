@@ -112,7 +112,7 @@ def test_prices_are_changes_of_the_energy() -> None:
 
 
 def test_exchange_keeps_the_total_and_lowers_the_energy() -> None:
-    values, mask, original, moments = layer(16, 24)
+    _, mask, original, moments = layer(16, 24)
     original = original * torch.linspace(0.2, 2, 16)[:, None]  # some rows matter more than others
     evidence = PathEvidence(original, moments)
     batch = row_batch(original, mask, original, evidence.gram())

@@ -10,6 +10,8 @@ from torch import nn
 from qubo_prune.allocation import Allocation, allocate
 from qubo_prune.allocation.alphapruning import allocate as alphapruning
 from qubo_prune.allocation.alphapruning import spectra
+from qubo_prune.allocation.esd import eigenvalues
+from qubo_prune.allocation.hill import fit_peak
 from qubo_prune.allocation.metrics import METRICS
 from qubo_prune.allocation_settings import AlphaPruning, Uniform
 from qubo_prune.errors import InputError
@@ -84,6 +86,14 @@ def test_spectra_and_figures() -> None:
         assert spectrum.shape == layers[name].shape
         assert set(METRICS) < set(spectrum.figures)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_the_published_peak_is_that_of_float32_eigenvalues() -> None:
+    layers = layers_of(tiny_llama())
+    found = spectra(layers, published_peak=True)
+    for name, layer in layers.items():
+        values = eigenvalues(layer.weight, published=True).numpy()
+        assert found[name].law == fit_peak(values, published=True)
 
 
 def test_a_layer_of_zeros_or_equal_eigenvalues() -> None:

@@ -33,6 +33,14 @@ def test_small_eigenvalues_are_relatively_accurate_down_to_1e_10() -> None:
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=0)
 
 
+def test_published_eigenvalues_are_squared_float32_singular_values() -> None:
+    weight = random(12, 20, dtype=torch.bfloat16)
+    found = eigenvalues(weight, published=True)
+    wanted = torch.linalg.svdvals(weight.float()).square().flip(0).double()
+    assert torch.equal(found, wanted)
+    torch.testing.assert_close(found, eigenvalues(weight), rtol=1e-4, atol=1e-4)
+
+
 def test_chunks_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = random(50, 7, dtype=torch.float32)
     whole = eigenvalues(weight)
