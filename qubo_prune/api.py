@@ -1,7 +1,7 @@
 """prune(model, calibration, recipe) -> PruneReport: the one way through the engine, usable in any pipeline.
 
-    layers and their dense answers -> statistics -> allocation -> first mask -> refinement -> reconstruction
-    -> report
+    layers and their dense answers -> statistics -> allocation -> first mask -> row problems -> refinement
+    -> reconstruction -> report
 
 In place, on any nn.Module and any batches; no global state, no output. The shell is a thin layer over it.
 """
@@ -23,7 +23,7 @@ from qubo_prune.allocation import allocate, check_allocation
 from qubo_prune.calibration import Calibration
 from qubo_prune.errors import InputError
 from qubo_prune.initial import METHODS, Evidence, initial_masks
-from qubo_prune.layer_phases import reconstruct, sparsegpt
+from qubo_prune.layer_phases import reconstruct, rows, sparsegpt
 from qubo_prune.layers import Layer, prunable_layers
 from qubo_prune.objective import Batch, CrossEntropy, CustomLoss, KLToDense, Objective, batch_size
 from qubo_prune.progress import Counted, OnProgress, Progress
@@ -96,8 +96,8 @@ def prune(
     export_blocks  folder that every block is written to (see `exporting`)
     on_progress    called between pieces of work
     on_masks       called with "initial" and the model at the first masks, with "refined" and the model at the
-                   last ones, and with "reconstructed" where the recipe has a reconstruction: to take figures
-                   of one's own; the model must not be changed
+                   last ones, with "rows" between them and "reconstructed" after them where the recipe has
+                   these: to take figures of one's own; the model must not be changed
 
     Everything is checked before a weight changes; InputError (a ValueError) names what is wrong. An error
     later puts the dense weights back. Ctrl-C from the refinement on returns normally, with the model at the
@@ -151,6 +151,14 @@ def prune(
         clock.lap("evaluate initial")
         tell("initial", model)
         clock.lap("on_masks")
+        if recipe.rows is not None:
+            run, batches = _forward(model, objective), _statistics_batches(data, recipe)
+            walks["rows"] = rows(state, run, batches, recipe.rows, allocation, recipe.seed, say)
+            clock.lap("rows")
+            counted = Counted(report_pairs, "loss after the row problems", say)
+            figures["rows"] = mean_value(model, counted, objective) if report_pairs else None
+            tell("rows", model)
+            clock.lap("on_masks")
         result = RefineResult(stopped="no refinement")
         if refine is not None and refine.steps:
             say(Progress("refine", 0, refine.steps))

@@ -1,4 +1,4 @@
-"""The layer-wise phases of a run: SparseGPT's first mask, and the reconstruction after the refinement."""
+"""The layer-wise phases of a run: SparseGPT's first mask, row problems, and the reconstruction at the end."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from qubo_prune.initial.sparsegpt import SparseGPT
 from qubo_prune.objective import Batch, Objective
 from qubo_prune.prefix import Run
 from qubo_prune.progress import OnProgress, Progress
-from qubo_prune.recipe import Recipe, Reconstruct
+from qubo_prune.recipe import Recipe, Reconstruct, RowProblems
 from qubo_prune.reconstruct import Reconstructed
 from qubo_prune.reconstruct import reconstruct as reconstruct_layers
 from qubo_prune.refine.evidence import teach
+from qubo_prune.refine.rows import Rows
 from qubo_prune.sequential import LayerRecord, walk
 from qubo_prune.state import PruneState
 from qubo_prune.statistics.collect import mean_value
@@ -32,6 +33,25 @@ def sparsegpt(
     method = SparseGPT(allocation.counts, granularity, patterns, damping=recipe.initial.damping)
     telling = _telling("sparsegpt", len(allocation.counts), say)
     return walk(state, forward, batches, method, keeps_budget=False, on_layer=telling)
+
+
+def rows(
+    state: PruneState,
+    forward: Run,
+    batches: Sequence[Batch],
+    recipe: RowProblems,
+    allocation: Allocation,
+    seed: int,
+    say: OnProgress,
+) -> list[LayerRecord]:
+    """The masks of all layers by row problems, block after block; N:M patterns of the allocation hold."""
+    patterns = {name: (kept, allocation.group or 0) for name, kept in allocation.kept_of_group.items()}
+    method = Rows(recipe.method, recipe.budget, recipe.options, patterns, seed)
+    telling = _telling("rows", len(state.layers), say)
+    return walk(
+        state, forward, batches, method,
+        blend=recipe.blend, held_out=recipe.held_out, by_block=recipe.by_block, on_layer=telling,
+    )  # fmt: skip
 
 
 def reconstruct(

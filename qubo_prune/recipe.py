@@ -159,6 +159,21 @@ class Icbs(_Part):
     solver: SolverChoice = Field(default_factory=SolverChoice)
 
 
+class RowProblems(_Part):
+    """The first mask, moved layer by layer by the error of each layer's own outputs (refine/rows.py)."""
+
+    method: Literal["descent", "tabu", "anneal"] = Field("descent", description="of solve_batch")
+    options: dict[str, Any] = Field(default_factory=dict, description="the method's, as for solve_batch")
+    budget: Literal["row", "layer"] = Field(
+        "row", description="row: each output keeps its count; layer: weights also move between outputs"
+    )
+    blend: float = Field(0.0, ge=0, le=1, description="as for reconstruct")
+    held_out: float = Field(
+        0.25, ge=0, lt=1, description="share of the calibration batches to judge by; 0: those fitted on"
+    )
+    by_block: bool = Field(True, description="put a block back unless the held-out error of its output falls")
+
+
 class Reconstruct(_Part):
     """New values for the kept weights, layer by layer, after the refinement. A layer is changed only where
     its error on held-out calibration windows falls."""
@@ -205,6 +220,7 @@ class Recipe(_Part):
     allocation: AllocationSettings = Field(default_factory=Uniform)
     initial: Initial = Field(default_factory=Initial)
     calibration: CalibrationRanges = Field(default_factory=CalibrationRanges)
+    rows: RowProblems | None = None
     refine: Icbs | None = Field(default_factory=Icbs)
     reconstruct: Reconstruct | None = None
 

@@ -1,15 +1,18 @@
 """Row problems: energies are the errors they stand for, counts hold, errors fall, weights may change rows."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from qubo_prune.api import Data, prune
 from qubo_prune.forward import forward_of
 from qubo_prune.initial import initial_masks
 from qubo_prune.layers import prunable_layers
 from qubo_prune.layerwise import LayerChange
+from qubo_prune.recipe import Recipe
 from qubo_prune.refine.exchange import exchange, prices
 from qubo_prune.refine.rows import Rows, row_batch
 from qubo_prune.selection import keep_topk, nm_mask
@@ -143,3 +146,30 @@ def test_a_block_whose_output_gets_worse_is_put_back() -> None:
         assert all(("undone" in r.details) == (".0." in r.layer) for r in records)
         assert all(torch.equal(state.masks[name], masks[name]) for name in layers)
         assert all(torch.equal(state.kept_values[name], kept[name]) for name in layers)
+
+
+@pytest.mark.parametrize("refine", [None, {"steps": 1, "windows": 2, "candidates": {"max_flip": 1.0}}])
+def test_row_problems_are_a_phase_of_prune(refine: dict[str, Any] | None) -> None:
+    data = Data(
+        *([tiny_tokens(64, s).reshape(4, 16) for s in range(*part)] for part in ((4,), (4, 6), (6, 8)))
+    )
+    seen: list[str] = []
+    recipe = Recipe.parse({"rows": {"method": "anneal", "budget": "layer"}, "refine": refine})
+    report = prune(tiny_llama(), data, recipe, on_masks=lambda name, model: seen.append(name))
+    assert seen == ["initial", "rows", "refined"]
+    assert report.figures["rows"] is not None
+    assert len(report.walks["rows"]) == len(report.masks)
+    assert sum(int((~m).sum()) for m in report.masks.values()) * 2 == sum(
+        m.numel() for m in report.masks.values()
+    )
+
+
+def test_row_problems_keep_the_patterns_of_an_allocation() -> None:
+    recipe = Recipe.parse(
+        {"allocation": {"method": "alphapruning", "group": 4}, "rows": {"by_block": False}, "refine": None}
+    )
+    data = Data([tiny_tokens(64, s).reshape(4, 16) for s in range(4)], [], [])
+    report = prune(tiny_llama(), data, recipe)
+    assert any(record.changed for record in report.walks["rows"])
+    for mask in report.masks.values():
+        assert len(mask.reshape(len(mask), -1, 4).sum(2).unique()) == 1
