@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from qubo_prune.cli.output import guarded, print_json, results
 
@@ -18,7 +18,7 @@ def solvers(
     if as_json:
         print_json(rows)
         return
-    table = Table("solver", "what it is", "limits", "available")
+    table = Table(Column("solver", no_wrap=True), "what it is", "limits", "available")
     for row in rows:
         able = "yes" if row["available"] else f"no: {row['reason']}"
         table.add_row(row["name"], row["capabilities"].get("description", ""), _limits(row), able)

@@ -31,6 +31,8 @@ class DimodSolver:
                     double it (at most to where it began) after one with none: sufficient weights are safe,
                     but often so large that a sampler hardly sees the energy
     parameters      passed to every sample() call
+    timeout         the name of the sampler's own limit of a read, in whole milliseconds, where it has one:
+                    what is left of the time limit is passed there
 
     A seed is passed where the sampler takes one (its own stream for each call); without, the same seed does
     not give the same answer. Infeasible samples are repaired by `qubo_solvers.start.repair`; the solution
@@ -55,6 +57,7 @@ class DimodSolver:
     penalty: float | None = None
     adapt_penalty: bool = True
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    timeout: str | None = None
 
     def __post_init__(self) -> None:
         if self.num_reads < 1 or self.reads_per_call < 1:
@@ -82,7 +85,10 @@ def sample_into(
     initial: ArrayLike | None,
     on_incumbent: OnIncumbent | None,
 ) -> Solution:
-    """The loop over sample() calls, answering under the solver's `name`."""
+    """The loop over sample() calls, answering under the solver's `name`.
+
+    A problem without variables is answered without asking the sampler: many refuse an empty model.
+    """
     recorder = Recorder(problem, time_limit, on_incumbent)
     if problem.n > MAX_VARIABLES:
         return Solution.unavailable(
@@ -90,6 +96,9 @@ def sample_into(
         )
     if initial is not None:
         recorder.offer(repair(problem, initial))
+    if not problem.n:
+        recorder.offer(np.zeros(0, np.uint8))
+        return recorder.solution(name)
     bqm = to_bqm(problem, options.penalty)
     factor, reads, feasible, repaired = 1.0, 0, 0, False
     seeds = np.random.SeedSequence(seed)
@@ -101,6 +110,8 @@ def sample_into(
             parameters.setdefault("seed", int(seeds.spawn(1)[0].generate_state(1)[0]) >> 1)
         if "num_reads" in taken:
             parameters["num_reads"] = wanted
+        if options.timeout is not None and time_limit is not None:
+            parameters[options.timeout] = max(1, round(1000 * recorder.remaining() / wanted))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             warnings.filterwarnings("ignore", "All bqm biases are zero")  # a zero matrix is no mistake here

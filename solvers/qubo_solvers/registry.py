@@ -22,7 +22,13 @@ TABLE: dict[str, str | Factory] = {
     "tabu": "qubo_solvers.tabu:Tabu",  # tabu search with swaps
     "path_relinking": "qubo_solvers.path_relinking:PathRelinking",  # tabu between elites, for long searches
     "cpsat": "qubo_solvers.cpsat:CpSat",  # OR-Tools CP-SAT: bounds, and proofs on small blocks
+    "highs": "qubo_solvers.highs:Highs",  # HiGHS branch and cut on the linearised problem
+    "scip": "qubo_solvers.scip:Scip",  # SCIP on the same
     "neal": "qubo_solvers.neal:Neal",  # dwave-neal through a penalty, feasible by repair
+    "dwave_tabu": "qubo_solvers.dwave_tabu:DwaveTabu",  # dwave-samplers' tabu search, the same way
+    "dwave_descent": "qubo_solvers.dwave_descent:DwaveDescent",  # its steepest descent
+    "openjij": "qubo_solvers.openjij:OpenJij",  # OpenJij's simulated (quantum) annealing
+    "simulated_bifurcation": "qubo_solvers.simulated_bifurcation:SimulatedBifurcation",  # on PyTorch
 }
 
 

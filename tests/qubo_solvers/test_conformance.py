@@ -12,8 +12,18 @@ from qubo_solvers.testing import CHECKS, KINDS, check_solver, random_problem
 BUDGETS = {  # work small enough for tests
     "cpsat": {"deterministic_time": 0.5},
     "neal": {"num_reads": 4, "num_sweeps": 100},
+    "highs": {"max_nodes": 3},
+    "scip": {"max_nodes": 3},
+    "dwave_tabu": {"num_reads": 4, "moves_per_variable": 50},
+    "dwave_descent": {"num_reads": 50},
+    "openjij": {"num_reads": 4, "num_sweeps": 100},
+    "simulated_bifurcation": {"runs": 2, "agents": 8, "max_steps": 100},
 }
-PATIENT = {"cpsat": {"deterministic_time": None}}
+PATIENT = {
+    "cpsat": {"deterministic_time": None},
+    "highs": {"max_nodes": None},
+    "scip": {"max_nodes": None},
+}
 
 
 @pytest.mark.parametrize("check", CHECKS)
