@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -116,22 +116,16 @@ def sample_into(
             warnings.simplefilter("ignore", DeprecationWarning)
             warnings.filterwarnings("ignore", "All bqm biases are zero")  # a zero matrix is no mistake here
             samples = options.sampler.sample(bqm, **parameters)
-        rows = _rows(samples, problem.n)
-        fits = np.array([problem.is_feasible(x) for x in rows], dtype=bool)
-        good = int(fits.sum())
-        for i in np.argsort(~fits, kind="stable"):  # the sampler's own first: repaired ones must be better
-            if recorder.offer(rows[i] if fits[i] else repair(problem, rows[i])):
-                repaired = not bool(fits[i])
-            if recorder.asked_to_stop:
-                break
-        reads += len(rows)
-        feasible += good
-        if not len(rows):
+        drawn = offer_samples(recorder, samples)
+        reads += drawn.reads
+        feasible += drawn.feasible
+        repaired = repaired if drawn.repaired is None else drawn.repaired
+        if not drawn.reads:
             break
         changed = factor
-        if options.adapt_penalty and good == len(rows):
+        if options.adapt_penalty and drawn.feasible == drawn.reads:
             changed = max(_LOWEST, factor / 2)
-        elif options.adapt_penalty and good == 0:
+        elif options.adapt_penalty and drawn.feasible == 0:
             changed = min(1.0, factor * 2)
         if changed != factor and problem.n_groups + (problem.radius is not None):
             factor = changed
@@ -142,9 +136,35 @@ def sample_into(
         "sampler": type(options.sampler).__name__,
         "penalty_factor": factor,
     }
+    return recorder.solution(name, repaired=repaired, work=work, message=told(reads, feasible))
+
+
+class Drawn(NamedTuple):
+    """reads: samples drawn; feasible: of them; repaired: whether the last one kept was, None: none kept."""
+
+    reads: int
+    feasible: int
+    repaired: bool | None
+
+
+def offer_samples(recorder: Recorder, samples: Any) -> Drawn:
+    """Offer the recorder a dimod sample set over variables 0..n-1 (and slack ones), repaired where needed."""
+    problem = recorder.problem
+    rows = _rows(samples, problem.n)
+    fits = np.array([problem.is_feasible(x) for x in rows], dtype=bool)
+    repaired = None
+    for i in np.argsort(~fits, kind="stable"):  # the sampler's own first: repaired ones must be better
+        if recorder.offer(rows[i] if fits[i] else repair(problem, rows[i])):
+            repaired = not bool(fits[i])
+        if recorder.asked_to_stop:
+            break
+    return Drawn(len(rows), int(fits.sum()), repaired)
+
+
+def told(reads: int, feasible: int) -> str:
+    """What a person should know of the samples: how many were repaired."""
     bad = reads - feasible
-    message = f"{bad} of {reads} samples were infeasible and were repaired" if bad else ""
-    return recorder.solution(name, repaired=repaired, work=work, message=message)
+    return f"{bad} of {reads} samples were infeasible and were repaired" if bad else ""
 
 
 def _rows(samples: Any, n: int) -> np.ndarray[Any, np.dtype[np.uint8]]:

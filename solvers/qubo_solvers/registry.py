@@ -29,6 +29,9 @@ TABLE: dict[str, str | Factory] = {
     "dwave_descent": "qubo_solvers.dwave_descent:DwaveDescent",  # its steepest descent
     "openjij": "qubo_solvers.openjij:OpenJij",  # OpenJij's simulated (quantum) annealing
     "simulated_bifurcation": "qubo_solvers.simulated_bifurcation:SimulatedBifurcation",  # on PyTorch
+    "dwave_qpu": "qubo_solvers.quantum.dwave_qpu:DwaveQpu",  # D-Wave's quantum annealer
+    "leap_bqm": "qubo_solvers.quantum.leap_bqm:LeapBqm",  # D-Wave's hybrid solver, through a penalty
+    "leap_cqm": "qubo_solvers.quantum.leap_cqm:LeapCqm",  # D-Wave's hybrid solver, counts as constraints
 }
 
 
@@ -99,10 +102,12 @@ def availability(name: str) -> tuple[bool, str]:
 
 
 def can_run(name: str, declared: Capabilities) -> tuple[bool, str]:
-    """Whether every module that the capabilities require is found (not imported), and if not the reason."""
+    """Whether every module that the capabilities require is found (not imported) and the solver configured,
+    and if not the reason."""
     missing = [module for module in declared.requires if not _found(module)]
     if not missing:
-        return True, ""
+        reason = _load(declared.configured)() if declared.configured else ""
+        return not reason, f"solver {name!r} {reason}" if reason else ""
     hint = f"; install it with: {declared.install}" if declared.install else ""
     return False, f"solver {name!r} needs {', '.join(missing)}, which is not installed{hint}"
 
@@ -133,11 +138,15 @@ def _factory(name: str) -> Factory:
         )
     if not isinstance(entry, str):
         return entry
-    module, attribute = _split(entry)
+    return cast(Factory, _load(entry, name))
+
+
+def _load(path: str, name: str | None = None) -> Any:
+    module, attribute = _split(path)
     try:
-        return cast(Factory, getattr(import_module(module), attribute))
+        return getattr(import_module(module), attribute)
     except AttributeError:
-        raise ImportError(f"module {module!r} has no {attribute!r} (asked for as {name!r})") from None
+        raise ImportError(f"module {module!r} has no {attribute!r} (asked for as {name or path!r})") from None
 
 
 def _options(factory: Factory) -> list[str] | None:

@@ -25,6 +25,8 @@ class Capabilities:
     native_cardinality  counts and radius hold at every step; otherwise by penalty, and by repair at the end
     honours_time_limit  the limit is kept to 10 % + 50 ms once compiled
     requires, install   the modules that must be found, and the command that installs them
+    configured          "module:function" to ask once they are found: why it cannot run even so (no token of a
+                        service), "" where it can
     """
 
     description: str
@@ -35,12 +37,14 @@ class Capabilities:
     honours_time_limit: bool = True
     requires: tuple[str, ...] = ()
     install: str = ""
+    configured: str = ""
 
 
 @runtime_checkable
 class Solver(Protocol):
     """Anything with these two class attributes and this method. An optional `warm_up(problem)` compiles.
 
+    An instance may have capabilities of its own: those of the device that it was given.
     A problem that it cannot take is refused by `Solution.unavailable(name, reason)`, never by an exception.
     The work budget (sweeps, iterations, reads) is the constructor's; None as time_limit: until it is spent.
     """

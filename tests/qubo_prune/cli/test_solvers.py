@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -45,6 +46,21 @@ def test_json(invoke: Callable[..., Any]) -> None:
 def test_table(invoke: Callable[..., Any]) -> None:
     shown = invoke("solvers").stdout
     assert all(name in shown for name in qubo_solvers.names())
+
+
+def test_services_without_a_token(
+    invoke: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("dwave.system")
+    (tmp_path / "dwave.conf").touch()
+    monkeypatch.setenv("DWAVE_CONFIG_FILE", str(tmp_path / "dwave.conf"))
+    monkeypatch.delenv("DWAVE_API_TOKEN", raising=False)
+    monkeypatch.delenv("DWAVE_PROFILE", raising=False)
+    rows = {row["name"]: row for row in json.loads(invoke("solvers", "--json").stdout)}
+    for name in ("dwave_qpu", "leap_bqm", "leap_cqm"):
+        assert rows[name]["available"] is False
+        assert "set DWAVE_API_TOKEN" in rows[name]["reason"]
+    assert "DWAVE_API_TOKEN" in invoke("solvers").stdout
 
 
 @pytest.mark.parametrize("arguments", [["solvers", "--json"], ["solve", "--help"], ["--help"]])
