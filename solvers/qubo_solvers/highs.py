@@ -106,7 +106,7 @@ class Highs:
             recorder.offer(np.rint(np.asarray(event.data_out.mip_solution)[: problem.n]))
 
         def look(event: Any) -> None:
-            if recorder.should_stop():
+            if recorder.asked_to_stop:
                 event.interrupt()
 
         solver.cbMipImprovingSolution.subscribe(improved)

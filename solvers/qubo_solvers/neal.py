@@ -23,6 +23,7 @@ class Neal:
     num_sweeps      sweeps over all variables in a run
     reads_per_call, penalty, adapt_penalty   as in DimodSolver
 
+    dwave-neal 0.6 hands on dwave-samplers' class of that name, which so has no solver of its own here.
     neal flips one variable at a time, so every swap climbs over the penalty; that is what a comparison with
     it measures. work: as DimodSolver.
     """

@@ -83,7 +83,6 @@ class Scip:
             "randomization/randomseedshift": seed % (1 << 31),
             "numerics/feastol": TOLERANCE,
             "numerics/dualfeastol": TOLERANCE,
-            "misc/catchctrlc": False,
         }
         if self.max_nodes is not None:
             parameters["limits/totalnodes"] = self.max_nodes
@@ -107,13 +106,21 @@ class Scip:
                 self.model.dropEvent(pyscipopt.SCIP_EVENTTYPE.BESTSOLFOUND, self)
 
             def eventexec(self, event: Any) -> None:
-                offer(self.model.getBestSol())
-                if recorder.should_stop():
+                try:
+                    offer(self.model.getBestSol())
+                except BaseException as error:  # SCIP would turn it into an error of its own
+                    raised.append(error)
+                if raised or recorder.asked_to_stop:
                     self.model.interruptSolve()
 
+        raised: list[BaseException] = []
         solver.includeEventhdlr(Improved(), "improved", "reports incumbents")
         solver.optimize()
         ended = solver.getStatus()
+        if raised:
+            raise raised[0]
+        if ended == "userinterrupt" and not recorder.asked_to_stop:
+            raise KeyboardInterrupt  # Ctrl-C, which SCIP catches while it runs
         work |= {"nodes": int(solver.getNTotalNodes()), "lp_iterations": int(solver.getNLPIterations())}
         if solver.getNSols():
             offer(solver.getBestSol())

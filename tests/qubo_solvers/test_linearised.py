@@ -1,7 +1,10 @@
 """The linearised programme against enumeration, and the two solvers that run it: proofs, bounds, refusals."""
 
+import os
+import signal
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -152,3 +155,24 @@ def test_the_exact_solvers_share_a_process(order):
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert out.stdout.strip() == str(["optimal"] * len(names)), out.stderr
+
+
+def test_what_a_callback_raises_comes_out(solver):
+    def fail(incumbent):
+        seen.append(incumbent)
+        if len(seen) == 2:
+            raise ZeroDivisionError("mine")
+
+    seen = []
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        solve(random_problem("dense", 40), solver, max_nodes=None, time_limit=60.0, on_incumbent=fail)
+
+
+def test_ctrl_c_ends_it(solver):
+    problem = random_problem("dense", 60)
+    get(solver).warm_up(problem)
+    timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        solve(problem, solver, max_nodes=None, time_limit=60.0)
+    timer.join()

@@ -92,6 +92,22 @@ def test_a_missing_module_is_named_with_the_install_hint():
     assert reason.endswith("install it with: pip install it")
 
 
+@pytest.mark.usefixtures("clean_table")
+def test_a_solver_that_is_not_configured_says_why(monkeypatch):
+    class Service(Exhaustive):
+        capabilities = Capabilities("needs a key", configured="qubo_solvers.solution:reason")
+
+    register("service", Service)
+    reasons = ["has no key: set KEY", ""]
+    monkeypatch.setattr("qubo_solvers.solution.reason", lambda: reasons.pop(0), raising=False)
+    assert availability("service") == (False, "solver 'service' has no key: set KEY")
+    assert availability("service") == (True, "")
+    Service.capabilities = Capabilities(
+        "asked too early", requires=("no_such_package",), configured="no.such:way"
+    )
+    assert "no_such_package" in availability("service")[1]
+
+
 def test_capabilities_import_no_back_end():
     code = (
         "import sys, qubo_solvers as q; [q.availability(n) for n in q.names()]; "
