@@ -191,8 +191,8 @@ class _Run:
         """What the search remembers, from the present assignments on."""
         number = len(self.weights)
         return self.kernels.Memory(
-            self.rows.x.copy(), self.rows.gain.copy(), seeds.copy(), np.full((number, held), -1, np.int32),
-            np.zeros((number, held), np.int64),
+            self.rows.x.copy(), self.rows.gain.copy(), np.zeros(number, np.int64), seeds.copy(),
+            np.full((number, held), -1, np.int32), np.zeros((number, held), np.int64),
         )  # fmt: skip
 
     def resume(self, memory: Any) -> None:
@@ -204,7 +204,7 @@ class _Run:
         rows.gain[better] = memory.least[better]
         self.fresh_at[better] = -1
 
-    def tabu(self, steps: int, tenure: int, seeds: NDArray[np.uint64]) -> None:
+    def tabu(self, steps: int, tenure: int, patience: int, seeds: NDArray[np.uint64]) -> None:
         """Tabu search from the present assignments; the best ones are the state then."""
         rows, n = self.rows, len(self.rows.reach)
         memory = self.memory(seeds, 2 * (tenure + self.kernels.JITTER + 1))
@@ -214,7 +214,7 @@ class _Run:
                     return self.resume(memory)
                 self._refresh_often(lo, hi)
                 with _threads(self.threads):
-                    self.kernels.tabu(rows, memory, tenure, lo, hi, first, min(steps, first + step))
+                    self.kernels.tabu(rows, memory, tenure, patience, lo, hi, first, min(steps, first + step))
         return self.resume(memory)
 
     def anneal(

@@ -21,7 +21,9 @@ class Settings:
 
     steps      tabu: swaps; None: 2 for each variable, at least 200
     tenure     tabu: steps that a swapped variable stays, to which up to ten random ones are added; None:
-               n / 40, at most 20
+               n / 100, at least 2 and at most 20
+    patience   tabu: steps without a new best before a restart from a random neighbour of the best; None:
+               n / 4, at least 20
     sweeps     anneal: temperatures, one proposal for each movable variable at each
     hot, cold  anneal: first and last temperature, in units of the row's coupling strength, the upper quartile
                over (sampled) variables i of sqrt(sum_j (2 w_i w_j H_ij)^2)
@@ -30,9 +32,10 @@ class Settings:
 
     steps: int | None = None
     tenure: int | None = None
+    patience: int | None = None
     sweeps: int = 100
     hot: float = 0.5
-    cold: float = 0.02
+    cold: float = 0.002
     proposals: int = 64
 
     def __post_init__(self) -> None:
@@ -40,6 +43,8 @@ class Settings:
             whole_number("tabu", "steps", self.steps)
         if self.tenure is not None:
             whole_number("tabu", "tenure", self.tenure, 0)
+        if self.patience is not None:
+            whole_number("tabu", "patience", self.patience)
         whole_number("anneal", "sweeps", self.sweeps)
         whole_number("anneal", "proposals", self.proposals)
         positive_number("anneal", "hot", self.hot)
@@ -47,13 +52,20 @@ class Settings:
         if self.cold > self.hot:
             raise ValueError(f"anneal: cold ({self.cold}) must not be above hot ({self.hot})")
 
-    def sizes(self, n: int) -> tuple[int, int]:
-        """Steps and tenure of tabu search in rows of n variables."""
-        steps = max(200, 2 * n) if self.steps is None else self.steps
-        return steps, min(20, n // 40) if self.tenure is None else self.tenure
+    def sizes(self, n: int) -> tuple[int, int, int]:
+        """Steps, tenure and patience of tabu search in rows of n variables."""
+        return (
+            max(200, 2 * n) if self.steps is None else self.steps,
+            max(2, min(20, n // 100)) if self.tenure is None else self.tenure,
+            max(20, n // 4) if self.patience is None else self.patience,
+        )
 
 
-OPTIONS = {"descent": (), "tabu": ("steps", "tenure"), "anneal": ("sweeps", "hot", "cold", "proposals")}
+OPTIONS = {
+    "descent": (),
+    "tabu": ("steps", "tenure", "patience"),
+    "anneal": ("sweeps", "hot", "cold", "proposals"),
+}
 
 
 def settings_of(method: str, options: dict[str, Any]) -> Settings:

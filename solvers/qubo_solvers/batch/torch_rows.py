@@ -161,8 +161,7 @@ class TorchRows:
         if method != "descent":
             generator = torch.Generator(self.device).manual_seed(seed + first)
             if method == "tabu":
-                steps, tenure = settings.sizes(self.batch.n)
-                torch_tabu.tabu(self, rows, steps, tenure, generator, clock)
+                torch_tabu.tabu(self, rows, *settings.sizes(self.batch.n), generator, clock)
             else:
                 torch_anneal.anneal(self, rows, settings, self.strength(weights), generator, clock)
             verified = torch_descent.settle(self, rows, clock)

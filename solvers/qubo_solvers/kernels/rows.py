@@ -302,12 +302,14 @@ class Memory(NamedTuple):
     """What tabu search and annealing keep of each row.
 
     best   (R, n) uint8, the best assignment seen; least (R,) float64, its gain
+    since  (R,) int64, the step of the best, or of the last restart
     rng    (R,) uint64
     held   (R, c) int32, the tabu variables (-1: a free place); until (R, c) int64, their last steps
     """
 
     best: NDArray[np.uint8]
     least: NDArray[np.float64]
+    since: NDArray[np.int64]
     rng: NDArray[np.uint64]
     held: NDArray[np.int32]
     until: NDArray[np.int64]
@@ -323,7 +325,48 @@ def _forbid(rows: Rows, memory: Memory, r: int, v: int, until: int) -> None:
 
 
 @kernel
-def _tabu(rows: Rows, memory: Memory, r: int, tenure: int, first: int, last: int) -> None:
+def _exchange(rows: Rows, r: int, i: int, j: int, high: Any, low: Any) -> None:
+    """Swap the one i with the zero j whatever it costs."""
+    w = rows.weights[r]
+    _swap(rows, r, i, j, rows.fields[r, j] - rows.fields[r, i] - w[i] * w[j] * rows.gram[i, j], high, low)
+
+
+@kernel
+def _restart(rows: Rows, memory: Memory, r: int, high: Any, low: Any) -> None:
+    """Go back to the best assignment, nothing tabu, and on from it by 2 to max(4, n / 20) random swaps, at
+    most 50 (Palubeckis 2006, Informatica 17(2))."""
+    n = len(rows.reach)
+    x, best, start = rows.x[r], memory.best[r], rows.start
+    memory.held[r] = -1
+    for t in range(n):
+        x[t] &= 1
+    for g in range(len(start) - 1):
+        i = j = start[g]
+        while True:
+            while i < start[g + 1] and not (x[i] == 1 and best[i] == 0):
+                i += 1
+            while j < start[g + 1] and not (x[j] == 0 and best[j] == 1):
+                j += 1
+            if i == start[g + 1] or j == start[g + 1]:
+                break
+            _exchange(rows, r, i, j, high, low)
+    for _ in range(2 + int(_uniform(memory.rng, r) * (max(4, min(50, n // 20)) - 1))):
+        i = int(_uniform(memory.rng, r) * n)
+        g = int(np.searchsorted(start, i, side="right")) - 1
+        size = start[g + 1] - start[g]
+        j = start[g] + int(_uniform(memory.rng, r) * size)
+        for _ in range(size):
+            if x[j] != x[i]:
+                break
+            j = j + 1 if j + 1 < start[g + 1] else start[g]
+        if x[i] == 1 and x[j] == 0:
+            _exchange(rows, r, i, j, high, low)
+        elif x[i] == 0 and x[j] == 1:
+            _exchange(rows, r, j, i, high, low)
+
+
+@kernel
+def _tabu(rows: Rows, memory: Memory, r: int, tenure: int, patience: int, first: int, last: int) -> None:
     """The steps first..last of tabu search in row r."""
     n, m = len(rows.reach), len(rows.start) - 1
     high, low = np.empty(n // BLOCK + 1, np.int32), np.empty(n // BLOCK + 1, np.int32)
@@ -334,6 +377,14 @@ def _tabu(rows: Rows, memory: Memory, r: int, tenure: int, first: int, last: int
         _scan(bits, x, high, low, 0, n)
     pending = False
     for now in range(first, last):
+        if now - memory.since[r] > patience:
+            if pending:
+                memory.best[r] = x & 1
+                pending = False
+            _restart(rows, memory, r, high, low)
+            memory.since[r] = now
+            if m == 1:
+                _scan(bits, x, high, low, 0, n)
         for c in range(len(held)):
             v = held[c]
             if v >= 0 and until[c] <= now:
@@ -368,20 +419,23 @@ def _tabu(rows: Rows, memory: Memory, r: int, tenure: int, first: int, last: int
                 high[b], low[b] = _extremes(bits[lo:hi], x[lo:hi])
         if rows.gain[r] < memory.least[r] - near:
             memory.least[r] = rows.gain[r]
+            memory.since[r] = now
             pending = True
     if pending:
         memory.best[r] = x & 1
 
 
 @parallel_kernel
-def tabu(rows: Rows, memory: Memory, tenure: int, begin: int, end: int, first: int, last: int) -> None:
+def tabu(
+    rows: Rows, memory: Memory, tenure: int, patience: int, begin: int, end: int, first: int, last: int
+) -> None:
     """The steps first..last of tabu search in the rows begin..end: the best swap that is not tabu or reaches
     a new best (Glover 1989, doi 10.1287/ijoc.1.3.190), then both its variables are tabu for the tenure and up
     to JITTER steps; swaps from lists of the best drops and adds as in Wu and Hao 2013 (doi
-    10.1016/j.ejor.2013.06.002), shorter ones here.
+    10.1016/j.ejor.2013.06.002), shorter ones here. Restarts after `patience` steps without a new best.
     """
     for r in prange(begin, end):
-        _tabu(rows, memory, r, tenure, first, last)
+        _tabu(rows, memory, r, tenure, patience, first, last)
 
 
 @kernel

@@ -26,7 +26,7 @@ def test_kernels_maintain_fields_and_gains(batches, kind, method):
     if method == "descent":
         kernels.descend(rows, 0, 6, True, 10**9)
     elif method == "tabu":
-        kernels.tabu(rows, run.memory(seeds, 30), 3, 0, 6, 0, 100)
+        kernels.tabu(rows, run.memory(seeds, 30), 3, 20, 0, 6, 0, 100)
     else:
         hot = model.strength(run.weights)
         kernels.anneal(rows, run.memory(seeds, 0), hot, 0.1 * hot, 0, 6, 0, 10, 10)
@@ -57,7 +57,7 @@ def test_tensors_maintain_fields_and_gains(batches, kind, method):
         model.refresh(rows)
         torch.testing.assert_close(maintained, rows.fields, atol=2e-5, rtol=0)
     elif method == "tabu":
-        torch_tabu.tabu(model, rows, 50, 3, generator, Clock(None))
+        torch_tabu.tabu(model, rows, 60, 3, 5, generator, Clock(None))
     else:
         torch_anneal.anneal(model, rows, Settings(sweeps=10), model.strength(weights), generator, Clock(None))
     x = rows.x[:, model.column].numpy()
