@@ -2,11 +2,11 @@
 
     NUMBA_NUM_THREADS=2 python benchmarks/experiments/batch_rows.py --rows 256 --n 576
 
-Rows of normal weights share the Gram matrix of correlated activations whose features differ in scale; half of
-a row is pruned (or 2 of 4), from the best mask without couplings. Every figure is the best of --repeats
+Rows of normal weights share the Gram matrix of correlated activations whose features differ in scale; half
+of a row is pruned (or 2 of 4), from the best mask without couplings. Every figure is the best of --repeats
 calls of solve_batch, compilation excluded, both scorings in float64 included. The table goes to
-benchmarks/results/batch_rows.md. numba runs with one thread and with two where there are two, torch on the CPU
-with the threads it has (OMP_NUM_THREADS), and on CUDA where it is.
+benchmarks/results/batch_rows.md. numba runs with one thread and with two where there are two, torch on the
+CPU with the threads it has (OMP_NUM_THREADS), and on CUDA where it is.
 """
 
 from __future__ import annotations

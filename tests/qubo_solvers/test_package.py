@@ -31,6 +31,17 @@ def test_solving_leaves_torch_out():
     assert out.stdout.strip() == "[]", out.stderr
 
 
+def test_batches_of_arrays_leave_torch_out():
+    out = run(
+        "import sys, numpy as np\n"
+        "from qubo_solvers.batch import RowBatch, solve_batch\n"
+        "print([m for m in ('torch', 'numba') if m in sys.modules])\n"
+        "solve_batch(RowBatch.cardinality(np.eye(4), np.ones((2, 4)), 2))\n"
+        "print([m for m in ('torch', 'transformers', 'qubo_prune') if m in sys.modules])"
+    )
+    assert out.stdout.split() == ["[]", "[]"], out.stderr
+
+
 def test_a_second_copy_cannot_be_imported():
     out = run("import solvers.qubo_solvers")
     assert out.returncode != 0

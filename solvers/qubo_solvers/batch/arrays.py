@@ -27,12 +27,14 @@ def double(array: Array) -> Array:
 
 
 def host(array: Array) -> NDArray[Any]:
-    """As a NumPy array; a tensor on the CPU in a dtype that NumPy knows shares its memory."""
-    if not is_tensor(array):
-        return np.asarray(array)
-    tensor = array.detach().cpu()
-    wide = tensor if tensor.element_size() != 2 or not tensor.is_floating_point() else tensor.float()
-    return np.asarray(wide.numpy())
+    """As a NumPy array, numbers of 16 bits as float32; it shares its memory with an array or tensor of other
+    dtypes on the CPU."""
+    if is_tensor(array):
+        tensor = array.detach().cpu()
+        half = tensor.is_floating_point() and tensor.element_size() == 2
+        return np.asarray((tensor.float() if half else tensor).numpy())
+    found = np.asarray(array)
+    return found.astype(np.float32) if found.dtype == np.float16 else found
 
 
 def is_real(array: Array) -> bool:

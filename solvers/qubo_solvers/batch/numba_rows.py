@@ -141,15 +141,18 @@ class _Run:
         self.fresh_at = np.full(number, -1, np.int64)
         self.verified = np.zeros(number, bool)
 
-    def refresh(self, stale: NDArray[np.int64]) -> None:
-        """Compute the fields of the rows `stale` anew, some rows at a time."""
+    def refresh(self, stale: NDArray[np.int64]) -> bool:
+        """Compute the fields of the rows `stale` anew, some rows at a time; False where time ended before."""
         rows = self.rows
-        step = max(1, (1 << 22) // max(1, rows.x.shape[1]))
+        step = max(1, (1 << 20) // max(1, rows.x.shape[1]))
         for lo in range(0, len(stale), step):
+            if self.clock.out():
+                return False
             r = stale[lo : lo + step]
             w = self.weights[r]
             rows.fields[r] = self.linear[r] + w * ((w * (rows.x[r] & 1)) @ rows.gram)
         self.fresh_at[stale] = rows.swaps[stale]
+        return True
 
     def slices(self) -> list[tuple[int, int]]:
         """The rows of one call of a kernel."""
@@ -163,9 +166,9 @@ class _Run:
         self.verified[:] = False
         live = np.arange(len(self.weights))
         for attempt in range(PASSES):
-            self.refresh(live[rows.swaps[live] != self.fresh_at[live]])
             before = rows.swaps.copy()
-            if not self.descend(live, attempt > 0):
+            fresh = self.refresh(live[rows.swaps[live] != self.fresh_at[live]])
+            if not fresh or not self.descend(live, attempt > 0):
                 return
             if attempt > 0:
                 moved = rows.swaps[live] != before[live]
@@ -210,9 +213,8 @@ class _Run:
         memory = self.memory(seeds, 2 * (tenure + self.kernels.JITTER + 1))
         for first in range(0, steps, step := max(1, WORK // (8 * n + 1))):
             for lo, hi in self.slices():
-                if self.clock.out():
+                if self.clock.out() or not self._refresh_often(lo, hi):
                     return self.resume(memory)
-                self._refresh_often(lo, hi)
                 with _threads(self.threads):
                     self.kernels.tabu(rows, memory, tenure, patience, lo, hi, first, min(steps, first + step))
         return self.resume(memory)
@@ -225,18 +227,18 @@ class _Run:
         memory = self.memory(seeds, 0)
         for first in range(0, sweeps, step := max(1, WORK // (64 * n + 1))):
             for lo, hi in self.slices():
-                if self.clock.out():
+                if self.clock.out() or not self._refresh_often(lo, hi):
                     return self.resume(memory)
-                self._refresh_often(lo, hi)
                 last = min(sweeps, first + step)
                 with _threads(self.threads):
                     self.kernels.anneal(rows, memory, hot, cold, lo, hi, first, last, sweeps)
         self.settle()
         return self.resume(memory)
 
-    def _refresh_often(self, lo: int, hi: int) -> None:
+    def _refresh_often(self, lo: int, hi: int) -> bool:
+        """Compute fields anew that many swaps have rounded; False where time ended before."""
         since = self.rows.swaps[lo:hi] - self.fresh_at[lo:hi]
-        self.refresh(lo + np.flatnonzero(since > REFRESH))
+        return self.refresh(lo + np.flatnonzero(since > REFRESH))
 
 
 class _threads:

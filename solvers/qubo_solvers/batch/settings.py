@@ -101,9 +101,9 @@ class Clock:
 
     def out(self) -> bool:
         """Whether the part must end; `cut` remembers that one did."""
-        if self.seconds() >= self._until:
-            self.cut = True
-        return self.cut and self.seconds() >= self._until
+        late = self.seconds() >= self._until
+        self.cut = self.cut or late
+        return late
 
 
 @dataclass(frozen=True, eq=False)

@@ -63,7 +63,8 @@ def solve_batch(
     device      where torch computes ("cuda", "cpu"); None: where the batch's tensors are, else the CPU
     seed        same seed, backend and work budget: same answer. A wall-clock limit promises no such thing; on
                 CUDA sums are ordered as its libraries order them
-    time_limit  seconds; every row has a feasible answer however short it is. None: until the work is done
+    time_limit  seconds, the last scoring included as far as the first one tells how long that takes; every
+                row has a feasible answer however short it is. None: until the work is done
     initial     (R, n) zeros and ones that meet the counts; no row's answer is worse. None: each row's best
                 assignment without its couplings
     threads     numba: threads of a call; None: numba's own setting
@@ -158,7 +159,7 @@ def _answer(batch: RowBatch, x: Array) -> Array:
         return np.array(host(x), dtype=np.uint8)
     if hasattr(x, "detach"):
         return x.detach().to(batch.gram.device).bool().clone()
-    return batch.gram.new_tensor(np.asarray(x)).bool()
+    return (batch.gram[:0] != 0).new_tensor(np.asarray(x, dtype=bool))
 
 
 _compiled: set[str] = set()

@@ -65,6 +65,7 @@ class TorchRows:
         gram = batch.gram if batch.is_tensor else _tensor(batch.gram)
         self.device = gram.device if device is None else torch.device(device)
         h = gram.to(self.device)
+        h = h if h.dtype == torch.float64 else h.float()
         sizes = np.bincount(batch.groups, minlength=batch.counts.shape[1])
         self.groups, widest = len(sizes), int(sizes.max())
         self.classes = min(CLASSES, widest)

@@ -42,6 +42,7 @@ def test_a_row_is_a_problem_that_shares_the_matrix(batches):
     batch = batches.make("uneven", 12, linear=True)
     problem = batch.row(3)
     assert np.shares_memory(problem.quadratic.gram, batch.gram)
+    assert np.shares_memory(torch_batch(batch).row(0).quadratic.gram, batch.gram)
     assert np.array_equal(problem.groups, batch.groups)
     assert np.array_equal(problem.lower, batch.counts[3])
     assert np.array_equal(problem.upper, batch.counts[3])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from qubo_solvers import RowBatch
 from qubo_solvers.batch import torch_anneal, torch_descent, torch_tabu
 from qubo_solvers.batch.numba_rows import NumbaRows, _Run
 from qubo_solvers.batch.settings import Clock, Settings
@@ -63,6 +64,22 @@ def test_tensors_maintain_fields_and_gains(batches, kind, method):
     x = rows.x[:, model.column].numpy()
     batch.check(x)
     check_gain(batch, start.numpy(), x, rows.gain.numpy())
+
+
+def test_the_check_of_all_pairs_finds_what_the_lists_miss(batches):
+    """Nearly parallel inputs: a pair's coupling outweighs what its two fields promise."""
+    rng = np.random.default_rng(5)
+    inputs = rng.normal(size=(40, 6)) @ rng.normal(size=(6, 600)) + 0.05 * rng.normal(size=(40, 600))
+    batch = RowBatch.cardinality(inputs.T @ inputs, rng.normal(size=(20, 600)), 300)
+    model = NumbaRows(batch)
+    run = _Run(model, 0, 20, model.start_of(0, 20), Clock(None))
+    assert run.refresh(np.arange(20))
+    assert run.descend(np.arange(20), False)
+    listed = run.rows.swaps.copy()
+    assert run.descend(np.arange(20), True)
+    assert (run.rows.swaps > listed).any()
+    for r in range(20):
+        assert batches.gains(batch, r, run.rows.x[r]).min() >= -3e-6
 
 
 def check_gain(batch, start, x, gain):

@@ -209,8 +209,20 @@ def test_tensors_in_tensors_out(batches, backend, dtype):
     assert solution.energies.dtype == torch.float64
     assert (solution.assignments.sum(1) == 12).all()
     assert torch.equal(solution.energies, batch.energies(solution.assignments))
+    wide = RowBatch.cardinality(gram.double().numpy(), weights.double().numpy(), 12)
+    for r in range(5):
+        assert batches.gains(wide, r, solution.assignments[r].numpy()).min() >= -3e-6
     again = solve_batch(batch, backend=backend, initial=solution.assignments)
     assert torch.equal(again.assignments, solution.assignments)
+
+
+def test_numpy_of_16_bits(batches, backend):
+    made = batches.make("cardinality", 24)
+    half = RowBatch.cardinality(made.gram.astype(np.float16), made.weights.astype(np.float16), 12)
+    solution = solve_batch(half, backend=backend)
+    np.testing.assert_allclose(solution.energies, half.energies(solution.assignments), rtol=1e-12)
+    for r in range(5):
+        assert batches.gains(half, r, solution.assignments[r]).min() >= -3e-6
 
 
 def test_read_only_and_strided_arrays(batches, backend):
