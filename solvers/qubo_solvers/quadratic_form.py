@@ -56,14 +56,16 @@ class Dense:
         if q.dtype.kind == "f" and not np.isfinite(q).all():
             raise ValueError("quadratic matrix has NaN or infinite entries")
         if not np.array_equal(q, q.T):
-            largest = float(np.abs(q).max())
-            worst = float(np.abs(q.astype(np.float64) - q.T.astype(np.float64)).max())
+            wide = q.astype(np.float64)
+            largest = float(np.abs(wide).max())
+            with np.errstate(over="ignore"):
+                worst = float(np.abs(wide - wide.T).max())
             if worst > 1e-6 * largest:
                 raise ValueError(
                     f"quadratic matrix is not symmetric (largest difference {worst:g} against entries up to "
                     f"{largest:g}); use Dense.symmetrised(matrix) if (Q + Q')/2 is what you mean"
                 )
-            q = np.ascontiguousarray(((q.astype(np.float64) + q.T) / 2).astype(q.dtype))
+            q = np.ascontiguousarray(_mean(wide).astype(q.dtype))
         object.__setattr__(self, "matrix", q)
 
     @classmethod
@@ -72,7 +74,7 @@ class Dense:
         m = np.asarray(matrix, dtype=np.float64)
         if m.ndim != 2 or m.shape[0] != m.shape[1]:
             raise ValueError(f"quadratic matrix must be square, got shape {m.shape}")
-        return cls((m + m.T) / 2)
+        return cls(_mean(m))
 
     @property
     def n(self) -> int:
@@ -100,6 +102,15 @@ class Dense:
 
     def dense(self) -> Float:
         return self.matrix.astype(np.float64)
+
+
+def _mean(matrix: Float) -> Float:
+    """(M + M')/2, without overflow where M has none."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = (matrix + matrix.T) / 2
+        if not np.isfinite(mean).all():
+            mean = matrix / 2 + matrix.T / 2
+    return np.asarray(mean)
 
 
 @dataclass(frozen=True, eq=False)

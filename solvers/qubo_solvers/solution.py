@@ -71,15 +71,22 @@ class Solution:
 
     @property
     def gap(self) -> float | None:
-        """The proven relative gap, (energy - bound) / max(|energy|, 1e-12), at least 0; None without a bound.
-
-        Against a bound, never against a best known value: no assignment is better by more.
+        """The proven relative gap, `relative_gap` to the bound; None without one. Against a bound, never a
+        best known value: no assignment is better by more.
         """
         if self.bound is None or not math.isfinite(self.energy):
             return None
-        return max(0.0, self.energy - self.bound) / max(abs(self.energy), 1e-12)
+        return relative_gap(self.energy, self.bound)
 
     @classmethod
     def unavailable(cls, solver: str, reason: str) -> Solution:
         """A refusal: the solver is not installed, or cannot take this problem. How every solver says no."""
         return cls(None, math.inf, Status.UNAVAILABLE, solver, 0.0, message=reason)
+
+
+def relative_gap(energy: float, bound: float) -> float:
+    """(energy - bound) / |energy|; 0 where the bound is reached, infinite where else the energy is 0."""
+    if energy <= bound:
+        return 0.0
+    scale = abs(energy)
+    return (energy - bound) / scale if scale > 0 else math.inf

@@ -47,6 +47,7 @@ class Solver(Protocol):
     An instance may have capabilities of its own: those of the device that it was given.
     A problem that it cannot take is refused by `Solution.unavailable(name, reason)`, never by an exception.
     The work budget (sweeps, iterations, reads) is the constructor's; None as time_limit: until it is spent.
+    Coefficients reach it between 1e-99 and 1e99 in size: `qubo_solvers.solve` scales others.
     """
 
     name: ClassVar[str]

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from qubo_solvers import registry
 from qubo_solvers.problem import CardinalityQubo
+from qubo_solvers.scaling import exponent, normalised, refuse_overflow
 from qubo_solvers.solution import OnIncumbent, Solution, Status
 from qubo_solvers.solver import Solver
 from qubo_solvers.start import as_assignment, repair
@@ -43,7 +44,11 @@ def solve(
     solver that proves none) are dropped, and the message says so. A solver that is not installed or
     cannot take the problem answers UNAVAILABLE with the reason.
 
-    Raises ValueError on an unknown solver or option, a wrong `initial` or a time limit that is not positive.
+    Coefficients beyond 1e99 or all below 1e-99 are scaled by a power of two for the solver, which then sees a
+    problem without the offset; what is returned and reported is in the problem's own units.
+
+    Raises ValueError on an unknown solver or option, a wrong `initial`, a time limit that is not positive, or
+    coefficients so large that energies may overflow float64.
     """
     if time_limit is not None and not time_limit > 0:
         raise ValueError(f"time_limit must be positive seconds, got {time_limit}")
@@ -66,12 +71,20 @@ def solve(
     able, reason = registry.can_run(solver.name, solver.capabilities)
     if not able:
         return Solution.unavailable(solver.name, reason)
+    size = exponent(problem)
+    refuse_overflow(problem, size)
+    scaled = normalised(problem, size)
     warm_up = getattr(solver, "warm_up", None)
     if warm_up is not None:
-        warm_up(problem)
+        warm_up(problem if scaled is None else scaled.problem)
     begin = time.perf_counter()
-    answer = solver.solve(problem, seed=seed, time_limit=time_limit, initial=start, on_incumbent=on_incumbent)
-    answer = _checked(problem, solver, answer, time.perf_counter() - begin, notes)
+    answer = solver.solve(
+        problem if scaled is None else scaled.problem, seed=seed, time_limit=time_limit, initial=start,
+        on_incumbent=on_incumbent if scaled is None else scaled.callback(on_incumbent),
+    )  # fmt: skip
+    if scaled is not None:
+        answer = scaled.solution(answer)
+    answer = _checked(problem, solver, answer, time.perf_counter() - begin, notes, size)
     return _bounded(problem, answer) if bound else answer
 
 
@@ -88,9 +101,10 @@ def _bounded(problem: CardinalityQubo, answer: Solution) -> Solution:
 
 
 def _checked(
-    problem: CardinalityQubo, solver: Solver, answer: Solution, seconds: float, notes: list[str]
+    problem: CardinalityQubo, solver: Solver, answer: Solution, seconds: float, notes: list[str], size: int
 ) -> Solution:
-    """The answer with what this side computes in place of what the solver claims."""
+    """The answer with what this side computes in place of what the solver claims; `size`: the problem's
+    exponent, in proportion to which rounding is forgiven."""
     if answer.message:
         notes = [answer.message, *notes]
     if answer.assignment is None:
@@ -108,7 +122,7 @@ def _checked(
         )  # fmt: skip
     x = np.array(answer.assignment, dtype=np.uint8)
     energy = problem.energy(x)
-    slack = 1e-9 * max(1.0, abs(energy))
+    slack = 1e-9 * max(abs(energy), math.ldexp(1.0, max(-1074, min(1000, size))))
     trace = tuple(incumbent for incumbent in answer.trace if incumbent.energy >= energy - slack)
     if len(trace) < len(answer.trace):
         notes.append("trace entries below the energy of the returned assignment were dropped")

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qubo_solvers.solution import relative_gap
+
 Record = Mapping[str, Any]
 Floats = NDArray[np.float64]
 
@@ -72,11 +74,11 @@ def proven_bounds(
 
 
 def proven_gap(value: float | None, bound: float | None, sense: float) -> float | None:
-    """The relative gap that a bound proves, |value - bound| / max(|value|, 1e-12), 0 at least; None without
-    a bound or an answer. Nothing is better than `value` by more; `gap` says what is known to be better."""
+    """The relative gap that a bound proves (`solution.relative_gap`); None without a bound or an answer.
+    Nothing is better than `value` by more, where `gap` says what is known to be better."""
     if value is None or bound is None:
         return None
-    return max(0.0, sense * (value - bound)) / max(abs(value), 1e-12)
+    return relative_gap(sense * value, sense * bound)
 
 
 def time_to(record: Record, target: float, tolerance: float = 1e-9) -> float:

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qubo_solvers.bounds.rounding import TINY, evaluation_error, gamma
 from qubo_solvers.problem import CardinalityQubo
 from qubo_solvers.quadratic_form import LowRank
+from qubo_solvers.scaling import Scaled, exponent, normalised
 
 OPERATIONS = 2e10  # some ten seconds on one core
 STEPS = 100  # of the convex relaxation
@@ -49,12 +51,23 @@ def lower_bound(problem: CardinalityQubo, *, operations: float = OPERATIONS) -> 
     """
     begin = time.perf_counter()
     value, method = -math.inf, "none"
+    scaled = normalised(problem, exponent(problem))
     with np.errstate(over="ignore", invalid="ignore"):
-        for name, made in _candidates(problem, operations):
+        for name, made in _candidates(problem if scaled is None else scaled.problem, operations):
             found = made()
             if found > value:
                 value, method = found, name
+        if scaled is not None:
+            value = _in_its_units(scaled, value)
     return Bound(value, method, time.perf_counter() - begin)
+
+
+def _in_its_units(scaled: Scaled, value: float) -> float:
+    """A scaled bound as one of the original, lowered by what vanished in scaling and by the rounding here."""
+    n, offset = scaled.problem.n, abs(scaled.original.offset)
+    vanished = float(np.ldexp(4.0 * (n + 1) ** 2 * TINY, scaled.exponent))
+    found = scaled.energy(value)
+    return found - gamma(8) * (abs(found) + 2 * offset) - vanished - evaluation_error(scaled.original) - TINY
 
 
 def _candidates(problem: CardinalityQubo, operations: float) -> Iterator[tuple[str, Callable[[], float]]]:
