@@ -47,6 +47,11 @@ def _tiny(dtype: type[np.float32] | type[np.float64], dense: bool) -> Iterator[C
     yield CardinalityQubo.grouped(form, linear, exact, [2, 2])
 
 
+def tabu_tenure(n: int) -> int:
+    """Steps that a moved variable stays in place: n / 40, within 1 to 50."""
+    return max(1, min(50, n // 40))
+
+
 def endless(solver: str, restarts: int | None, time_limit: float | None) -> float:
     """How many restarts: None means until the time limit. Raises ValueError where there is none either."""
     if restarts is None and time_limit is None:

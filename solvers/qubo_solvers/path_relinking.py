@@ -17,16 +17,17 @@ from typing import ClassVar, Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
-from qubo_solvers import flip_search
+from qubo_solvers import flip_search, swap_search
 from qubo_solvers.clocked import Clocked
 from qubo_solvers.flip_search import FlipSearch
 from qubo_solvers.kernels import flips
 from qubo_solvers.local_search import LocalSearch, start_of
-from qubo_solvers.native import compiled, whole_number
+from qubo_solvers.native import compiled, tabu_tenure, whole_number
 from qubo_solvers.problem import Assignment, CardinalityQubo
 from qubo_solvers.solution import OnIncumbent, Solution
 from qubo_solvers.solver import Capabilities, Recorder
-from qubo_solvers.start import random_start, repair
+from qubo_solvers.start import half_way, random_start
+from qubo_solvers.swap_search import SwapSearch
 
 
 class PathRelinking:
@@ -54,8 +55,10 @@ class PathRelinking:
         """Compile for the problem's form and dtype, on a tiny problem."""
         if flip_search.applies(problem):
             flip_search.compiled(problem)
-        else:
-            compiled(PathRelinking(searches=3, elites=2, patience=10), problem)
+            return
+        compiled(PathRelinking(searches=3, elites=2, patience=10), problem)
+        if swap_search.applies(problem):
+            swap_search.compiled(problem)
 
     def solve(
         self,
@@ -73,8 +76,10 @@ class PathRelinking:
         improver: Improver
         if flip_search.applies(problem):
             improver = Flipping(FlipSearch(problem, recorder), seed, patience)
+        elif swap_search.applies(problem):
+            improver = Swapping(SwapSearch(problem, recorder), seed, patience)
         else:
-            improver = Swapping(LocalSearch(problem, recorder), seed, patience)
+            improver = Listing(LocalSearch(problem, recorder), seed, patience)
         search = improver.search
         start = start_of(problem, initial)
         search.offer(start)
@@ -177,7 +182,7 @@ class Flipping:
         n = search.problem.n
         self.search, self.patience = search, patience
         self.load = search.load
-        self.tenure = max(1, min(50, n // 40))
+        self.tenure = tabu_tenure(n)
         self._rng = np.random.default_rng(seed).integers(1, 1 << 63, 2, dtype=np.uint64)
         self._order = np.zeros(n, np.int32)
 
@@ -208,7 +213,36 @@ class Flipping:
 
 
 class Swapping:
-    """Counted problems, low-rank ones and those with a radius: swaps from candidate lists."""
+    """Dense problems with exact counts: swaps."""
+
+    def __init__(self, search: SwapSearch, seed: int, patience: int) -> None:
+        self.search, self.patience = search, patience
+        self.load = search.load
+        self.tenure = tabu_tenure(search.problem.n)
+        self._rng = np.random.default_rng(seed).integers(1, 1 << 63, 2, dtype=np.uint64)
+
+    def improve(self, x: Assignment) -> Elite:
+        search = self.search
+        search.walk(x)
+        search.forget_best()
+        search.tabu(self._rng, self.tenure, 1 << 62, self.patience)
+        search.publish_other(search.best, search.energy() - search.start_energy, force=True)
+        return Elite(search.best.copy(), search.energy())
+
+    def between(self, a: Assignment, b: Assignment, rng: np.random.Generator) -> Assignment | None:
+        return half_way(self.search.problem, a, b, rng) if np.count_nonzero(a != b) >= 4 else None
+
+    def settle(self) -> bool:
+        """With every swap checked in floats, on what may be another state of the search."""
+        best = self.search.recorder.assignment
+        if best is None or self.search.stop():
+            return False
+        local = LocalSearch(self.search.problem, self.search.recorder)
+        return local.load(best, self.search.recorder.energy) and local.descend(True)
+
+
+class Listing:
+    """The others, low-rank or with counts that may vary: swaps and flips from candidate lists."""
 
     def __init__(self, search: LocalSearch, seed: int, patience: int) -> None:
         self.search, self.patience = search, min(patience, 5_000)
@@ -221,18 +255,13 @@ class Swapping:
         search.descend(False)
         best, record = search.state.x.copy(), np.array([float(search.state.gain[0]), 0.0])
         search.begin_tabu()
-        search.tabu(best, record, self._rng, min(50, search.problem.n // 40), 1 << 62, self.patience)
+        search.tabu(best, record, self._rng, tabu_tenure(search.problem.n), 1 << 62, self.patience)
         search.end_tabu(best)
         search.publish(force=True)
         return Elite(best, search.energy())
 
     def between(self, a: Assignment, b: Assignment, rng: np.random.Generator) -> Assignment | None:
-        """What both share, and a fair coin for the rest, brought back to the counts and the radius."""
-        apart = a != b
-        if np.count_nonzero(apart) < 4:
-            return None
-        x = np.where(apart & (rng.random(len(a)) < 0.5), b, a).astype(np.uint8)
-        return repair(self.search.problem, x)
+        return half_way(self.search.problem, a, b, rng) if np.count_nonzero(a != b) >= 4 else None
 
     def settle(self) -> bool:
         best = self.search.recorder.assignment

@@ -62,6 +62,23 @@ def repair(problem: CardinalityQubo, x: ArrayLike) -> Assignment:
     return _within_radius(problem, v, fields)
 
 
+def half_way(problem: CardinalityQubo, a: Assignment, b: Assignment, rng: np.random.Generator) -> Assignment:
+    """A feasible assignment between two such: what both share and a random half of the rest, (n,) uint8.
+
+    With exact counts: of each group's additions and removals half each, so that only a radius needs repair.
+    """
+    apart = np.flatnonzero(a != b)
+    x = a.copy()
+    if problem.exact_counts:
+        kind = (2 * problem.groups[apart] + a[apart]).astype(np.int32)
+        rank = _rank(kind, rng.random(len(apart)))
+        taken = apart[rank < np.bincount(kind)[kind] // 2]
+    else:
+        taken = apart[rng.random(len(apart)) < 0.5]
+    x[taken] = b[taken]
+    return repair(problem, x)
+
+
 def starting_point(problem: CardinalityQubo, initial: ArrayLike | None) -> Assignment:
     """Where a solver begins: the initial assignment, repaired where it must be, else the greedy start."""
     return greedy_start(problem) if initial is None else repair(problem, initial)

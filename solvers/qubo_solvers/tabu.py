@@ -2,10 +2,11 @@
 
 Glover 1989 (doi 10.1287/ijoc.1.3.190); one-flip moves, a tenure in proportion to n plus up to ten steps, and
 perturbed restarts as in Palubeckis 2006 (Informatica 17(2)); swaps of the best drops and adds as in Wu and
-Hao 2013 (doi 10.1016/j.ejor.2013.06.002). Departures: each group has a short candidate list instead of a full
-scan (all of a small group, else its best by field, gathered again in turn), and groups are rescored lazily,
-best first, so that a step costs little however many groups there are; the move is the best of the lists, not
-of the whole neighbourhood.
+Hao 2013 (doi 10.1016/j.ejor.2013.06.002). Plain dense problems and dense ones with exact counts have kernels
+of their own (flip_search, swap_search). Departures in the others: each group has a short candidate list
+instead of a full scan (all of a small group, else its best by field, gathered again in turn), and groups are
+rescored lazily, best first, so that a step costs little however many groups there are; the move is the best
+of the lists, not of the whole neighbourhood.
 """
 
 from __future__ import annotations
@@ -15,17 +16,18 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from qubo_solvers import flip_search
+from qubo_solvers import flip_search, swap_search
 from qubo_solvers.flip_search import FlipSearch
-from qubo_solvers.kernels import flips
+from qubo_solvers.kernels import flips, swaps
 from qubo_solvers.kernels import search as kernels
 from qubo_solvers.local_search import LocalSearch, start_of
-from qubo_solvers.native import compiled, whole_number
+from qubo_solvers.native import compiled, tabu_tenure, whole_number
 from qubo_solvers.problem import CardinalityQubo
 from qubo_solvers.quadratic_form import Dense
 from qubo_solvers.relaxation import first_descent
 from qubo_solvers.solution import OnIncumbent, Solution
 from qubo_solvers.solver import Capabilities, Recorder
+from qubo_solvers.swap_search import SwapSearch
 
 
 class Tabu:
@@ -34,7 +36,7 @@ class Tabu:
     iterations  steps in all; None: 50 for each variable, at most 2 * 10^8 / n, at least 20,000
     patience    steps without a new best before a restart; None: 5 for each variable, within 500 to 5,000
     tenure      steps that a moved variable stays, to which up to ten random ones are added; None: n / 40,
-                at most 50. Never more than half of the variables with its value in its group
+                within 1 to 50. Never more than half of the variables with its value in its group
     verify      as in Descent, for the descent at the end
     relaxation  as in Descent, for the descent before
 
@@ -67,8 +69,10 @@ class Tabu:
         """Compile for the problem's form and dtype, on a tiny problem."""
         if flip_search.applies(problem):
             flip_search.compiled(problem)
-        else:
-            compiled(Tabu(iterations=100, patience=10), problem)
+            return
+        compiled(Tabu(iterations=100, patience=10), problem)
+        if swap_search.applies(problem):
+            swap_search.compiled(problem)
 
     def solve(
         self,
@@ -93,7 +97,8 @@ class Tabu:
         if problem.n and not search.stop():
             _, bound = first_descent(search, start, recorder.energy, self.relaxation, False)
             if search.loaded:
-                steps, restarts = self._search(search, seed)
+                counted = swap_search.applies(problem)
+                steps, restarts = (self._swap if counted else self._search)(search, seed)
                 search.publish(force=True)
                 verified = search.descend(self.verify)
         work = {
@@ -137,6 +142,25 @@ class Tabu:
         search.end_tabu(best)
         return steps, restarts
 
+    def _swap(self, local: LocalSearch, seed: int) -> tuple[int, int]:
+        """The same with the kernels of dense problems with exact counts."""
+        n = local.problem.n
+        rng = np.random.default_rng(seed).integers(1, 1 << 63, 2, dtype=np.uint64)
+        moves = np.random.default_rng(seed + 1)
+        iterations, patience, tenure = self._sizes(n)
+        search = SwapSearch(local.problem, local.recorder)
+        steps = restarts = 0
+        if not search.load(local.state.x, local.energy()):
+            return steps, restarts
+        while steps < iterations and not search.stop():
+            steps += search.tabu(rng, tenure, iterations - steps, patience)
+            if steps < iterations and not search.stop():
+                restarts += 1
+                search.walk(search.best)
+                swaps.shake(search.state, rng, self._shakes(moves, n))
+        local.move_to(search.best)
+        return steps, restarts
+
     def _flip(self, search: FlipSearch, seed: int) -> tuple[int, int]:
         """The same with one-flip moves, for a plain dense problem."""
         n = search.problem.n
@@ -156,11 +180,10 @@ class Tabu:
         """Iterations, patience and tenure."""
         iterations = max(20_000, min(50 * n, 200_000_000 // max(1, n)))
         patience = max(500, min(5_000, 5 * n))
-        tenure = min(50, n // 40)
         return (
             iterations if self.iterations is None else self.iterations,
             patience if self.patience is None else self.patience,
-            tenure if self.tenure is None else self.tenure,
+            tabu_tenure(n) if self.tenure is None else self.tenure,
         )
 
     def _shakes(self, rng: np.random.Generator, n: int) -> int:
