@@ -16,7 +16,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from qubo_solvers.kernels import search as kernels
+from qubo_solvers.kernels import annealing as kernels
 from qubo_solvers.kernels.model import Random
 from qubo_solvers.local_search import LocalSearch, start_of
 from qubo_solvers.native import compiled, endless, positive_number, whole_number

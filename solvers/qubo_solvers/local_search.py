@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from qubo_solvers.clocked import Clocked
-from qubo_solvers.kernels import search
+from qubo_solvers.kernels import candidates, descent, list_tabu, moves
 from qubo_solvers.kernels.model import (
     UNBOUNDED,
     Floats,
@@ -79,23 +79,23 @@ class LocalSearch(Clocked):
         if self.problem.n == 0:
             return False
         v = np.ascontiguousarray(x, dtype=np.uint8)
-        search.load(self.model, self.state, v)
+        moves.load(self.model, self.state, v)
         self.start_energy = energy
         if not self.model.low_rank:
             n = self.problem.n
             step = max(1, 4_000_000 // max(1, n))
             for first in range(0, n, step):
-                search.dense_rows(self.model, self.state, first, min(n, first + step))
+                moves.dense_rows(self.model, self.state, first, min(n, first + step))
                 if self.stop():
                     return False
         self.loaded = True
-        field, bound = search.field_range(self.model, self.state)
+        field, bound = moves.field_range(self.model, self.state)
         self.tolerance = 1e-12 * (field + bound)
         return True
 
     def move_to(self, x: Assignment) -> None:
         """Walk from the loaded state to x, one kernel move for each difference."""
-        search.walk(self.model, self.state, x)
+        moves.walk(self.model, self.state, x)
 
     def descend(self, verify: bool = True) -> bool:
         """To a local optimum: candidate moves, exchanges where the radius binds, then every move checked.
@@ -137,7 +137,7 @@ class LocalSearch(Clocked):
         """
         done = 0
         while done < steps and not self.stop():
-            done += search.tabu(
+            done += list_tabu.tabu(
                 self.model, self.state, self.lists, self._others, self.forward, best, record, rng, tenure,
                 self.tolerance, patience, steps - done, self.chunk,
             )  # fmt: skip
@@ -163,7 +163,7 @@ class LocalSearch(Clocked):
         sides = [side for side in (-gain, cost) if math.isfinite(side)]
         return max(0.0, sum(sides) / len(sides) / 2) if sides else 0.0
 
-    def refresh_queues(self) -> search.Queue:
+    def refresh_queues(self) -> candidates.Queue:
         """Fill the queues for tabu: `forward` with moves away from the reference, the one returned with the
         others; without a radius both are the same and hold every move."""
         if self.bounded:
@@ -173,17 +173,17 @@ class LocalSearch(Clocked):
         self._gather(-2, 2, self.forward)
         return self.forward
 
-    def _gather(self, low: int, high: int, queue: search.Queue) -> None:
+    def _gather(self, low: int, high: int, queue: candidates.Queue) -> None:
         if high == 2 and low == -2:
             high = int(min(2, self.model.radius - self.state.distance[0]))
         g = 0
         while g < len(self.model.lower) and not self.stop():
-            g = search.gather_all(self.model, self.state, self.lists, queue, g, self.chunk, low, high)
+            g = candidates.gather_all(self.model, self.state, self.lists, queue, g, self.chunk, low, high)
 
     def _descend(self) -> None:
         done = False
         while not done and not self.stop():
-            made, done = search.descend(
+            made, done = descent.descend(
                 self.model, self.state, self.lists, self.forward, self.tolerance, 1 << 30, self.chunk
             )
             self.counters.moves += made
@@ -198,7 +198,7 @@ class LocalSearch(Clocked):
         self._gather(-2, -1, self.back)
         total, done = 0, False
         while not done and not self.stop():
-            made, done = search.exchange(
+            made, done = descent.exchange(
                 self.model,
                 self.state,
                 self.lists,
@@ -219,7 +219,7 @@ class LocalSearch(Clocked):
         while g < len(self.model.lower):
             if self.stop():
                 return -1
-            g, first, made = search.verify(
+            g, first, made = descent.verify(
                 self.model, self.state, self._keys, self._zeros, g, first, self.tolerance, self.chunk
             )
             total += made
@@ -238,7 +238,7 @@ def start_of(problem: CardinalityQubo, initial: ArrayLike | None) -> Assignment:
     return greedy_start(problem)
 
 
-def _lists(model: Model, bounded: bool, widest: int) -> search.Lists:
+def _lists(model: Model, bounded: bool, widest: int) -> candidates.Lists:
     sizes = np.diff(model.start)
     classes = 4 if bounded else 2
     width = np.clip(sizes // 16, 8, widest)
@@ -248,14 +248,14 @@ def _lists(model: Model, bounded: bool, widest: int) -> search.Lists:
     scratch = int(capacity.max(initial=1))
     widest = int(width.max(initial=1))
     zeros = np.zeros(len(sizes), np.int64)
-    return search.Lists(
+    return candidates.Lists(
         start, zeros, width, complete, zeros.copy(), np.zeros(int(start[-1]), np.int32), np.empty(scratch),
         np.empty(scratch, np.int32), np.empty((4, widest)), np.empty((4, widest), np.int32),
         np.zeros(len(model.group), np.int64), np.zeros(1, np.int64), np.full(1, -np.inf),
     )  # fmt: skip
 
 
-def _queue(m: int) -> search.Queue:
+def _queue(m: int) -> candidates.Queue:
     leaves = 1 << max(0, (max(1, m) - 1).bit_length())
     tree = np.zeros(2 * leaves, np.int32)
     level = np.arange(leaves, dtype=np.int32)
@@ -263,4 +263,4 @@ def _queue(m: int) -> search.Queue:
         tree[len(level) : 2 * len(level)] = level
         level = level[::2] if len(level) > 1 else level[:0]
     none = np.full(leaves, -1, np.int32)
-    return search.Queue(np.full(leaves, np.inf), none, none.copy(), np.full(leaves, -1, np.int64), tree)
+    return candidates.Queue(np.full(leaves, np.inf), none, none.copy(), np.full(leaves, -1, np.int64), tree)

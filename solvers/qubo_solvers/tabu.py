@@ -18,8 +18,7 @@ from numpy.typing import ArrayLike
 
 from qubo_solvers import flip_search, swap_search
 from qubo_solvers.flip_search import FlipSearch
-from qubo_solvers.kernels import flips, swaps
-from qubo_solvers.kernels import search as kernels
+from qubo_solvers.kernels import flips, list_tabu, swaps
 from qubo_solvers.local_search import LocalSearch, start_of
 from qubo_solvers.native import compiled, tabu_tenure, whole_number
 from qubo_solvers.problem import CardinalityQubo
@@ -137,7 +136,7 @@ class Tabu:
             if steps < iterations and not search.stop():
                 restarts += 1
                 search.move_to(best)
-                kernels.shake(search.model, search.state, rng, self._shakes(moves, n))
+                list_tabu.shake(search.model, search.state, rng, self._shakes(moves, n))
                 record[1] = search.lists.now[0]
         search.end_tabu(best)
         return steps, restarts

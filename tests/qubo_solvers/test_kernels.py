@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from qubo_solvers.anneal import Anneal
-from qubo_solvers.kernels import search
+from qubo_solvers.kernels import jit, list_tabu
 from qubo_solvers.kernels.model import model_of
 from qubo_solvers.local_search import LocalSearch
 from qubo_solvers.problem import CardinalityQubo
@@ -51,7 +53,7 @@ def test_maintained_equals_recomputed(small, kind, form):
     local = loaded(problem)
     check(local)
     rng = np.array([12345], np.uint64)
-    search.shake(local.model, local.state, rng, 500)
+    list_tabu.shake(local.model, local.state, rng, 500)
     check(local)
     target = random_start(problem, np.random.default_rng(5))
     local.move_to(target)
@@ -64,7 +66,7 @@ def test_maintained_equals_recomputed(small, kind, form):
 @pytest.mark.parametrize("form", ["dense", "lowrank"])
 def test_fields_stay_exact_over_many_moves(small, form):
     local = loaded(small.problem("mixed", form, 2, n=40))
-    search.shake(local.model, local.state, np.array([7], np.uint64), 200_000)
+    list_tabu.shake(local.model, local.state, np.array([7], np.uint64), 200_000)
     check(local)
 
 
@@ -97,3 +99,16 @@ def test_annealing_from_the_same_random_state_repeats(small):
     problem = small.problem("groups", "lowrank", 6, n=80)
     answers = {Anneal(sweeps=50).solve(problem, seed=s).work["accepted"] for s in (1, 1, 2)}
     assert len(answers) == 2
+
+
+def test_a_change_in_any_file_that_a_kernel_calls_has_it_compiled_again(monkeypatch):
+    """numba looks at the kernel's own file only, so the others are in the stamp of its cache."""
+    others = jit.sources("qubo_solvers.kernels.list_tabu")
+    assert {f"qubo_solvers.kernels.{name}" for name in ("candidates", "moves", "random", "model")} <= others
+    stamp = list_tabu.tabu._cache._cache_file._source_stamp
+    jit._stamp(list_tabu.tabu, list_tabu.tabu.py_func)
+    assert list_tabu.tabu._cache._cache_file._source_stamp == (stamp, stamp[1])
+    monkeypatch.setattr(Path, "read_bytes", lambda path: b"changed")
+    jit._stamp(list_tabu.tabu, list_tabu.tabu.py_func)
+    assert list_tabu.tabu._cache._cache_file._source_stamp[1] != stamp[1]
+    list_tabu.tabu._cache._cache_file._source_stamp = stamp

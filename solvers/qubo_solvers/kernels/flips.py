@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from qubo_solvers.kernels.jit import kernel
 from qubo_solvers.kernels.model import Ids, Ints, Random
+from qubo_solvers.kernels.random import below
 from qubo_solvers.problem import Assignment
 
 BLOCK = 1024
@@ -44,23 +45,6 @@ class Flips(NamedTuple):
     big: NDArray[Any]
     energy: NDArray[Any]
     now: Ints
-
-
-@kernel
-def _random(rng: Random) -> np.uint64:
-    """The next 64 bits of xoroshiro128+ (Blackman and Vigna 2018, arXiv 1805.01407), state of two words."""
-    a, b = rng[0], rng[1]
-    total: np.uint64 = a + b
-    b ^= a
-    rng[0] = ((a << np.uint64(24)) | (a >> np.uint64(40))) ^ b ^ (b << np.uint64(16))
-    rng[1] = (b << np.uint64(37)) | (b >> np.uint64(27))
-    return total
-
-
-@kernel
-def _below(rng: Random, m: int) -> int:
-    """A random whole number in [0, m), m < 2^31."""
-    return int(np.int64(((_random(rng) >> np.uint64(33)) * np.uint64(m)) >> np.uint64(31)))
 
 
 @kernel
@@ -142,7 +126,7 @@ def _pick(f: Flips, b: int, gain: Any, tabu_too: bool, rng: Random) -> int:
     """A variable of block b with this gain, the first from a random place on."""
     lo, now = b * BLOCK, np.int32(f.now[0])
     size = min(len(f.gains), lo + BLOCK) - lo
-    at = lo + _below(rng, size)
+    at = lo + below(rng, size)
     for _ in range(size):
         if f.gains[at] == gain and (tabu_too or f.until[at] <= now):
             break
@@ -163,7 +147,7 @@ def tabu(f: Flips, best: Assignment, rng: Random, tenure: int, steps: int, patie
     n, blocks, big = len(f.gains), len(f.least), f.big[0]
     done, pending = 0, False
     while done < steps and f.now[0] - f.now[1] < patience:
-        offset = _below(rng, blocks)
+        offset = below(rng, blocks)
         least, at = big, -1
         lowest, low_at = big, -1
         for t in range(blocks):
@@ -179,13 +163,13 @@ def tabu(f: Flips, best: Assignment, rng: Random, tenure: int, steps: int, patie
         elif at >= 0:
             k = _pick(f, at, least, False, rng)
         else:  # all is tabu
-            k = _below(rng, n)
+            k = below(rng, n)
         if pending and f.gains[k] >= 0:
             read(f, best)
             pending = False
         f.now[0] += 1
         done += 1
-        f.until[k] = f.now[0] + min(tenure + _below(rng, 10), n // 2)
+        f.until[k] = f.now[0] + min(tenure + below(rng, 10), n // 2)
         _flip(f, k)
         if f.energy[0] < f.energy[1]:
             f.energy[1] = f.energy[0]
@@ -216,7 +200,7 @@ def descend(f: Flips, tolerance: float, steps: int) -> int:
 def shake(f: Flips, rng: Random, moves: int) -> None:
     """That many flips of random variables."""
     for _ in range(moves):
-        _flip(f, _below(rng, len(f.gains)))
+        _flip(f, below(rng, len(f.gains)))
 
 
 @kernel
