@@ -29,6 +29,13 @@ from qubo_solvers.solver import Capabilities, Recorder
 from qubo_solvers.start import half_way, random_start
 from qubo_solvers.swap_search import SwapSearch
 
+SPARSE = 0.1
+"""Share of couplings that are not 0 below which a plain problem's searches are longer, each with a tenure of
+its own between one and four times the usual: G14 (1.5 %) then comes to the best known in 1 to 24 s (4 seeds);
+with the usual ones it stays 11 to 29 short of 3,064 after ten (6 runs)."""
+
+SPARSE_PATIENCE = 10
+
 
 class PathRelinking:
     """Tabu search, restarted between elite solutions.
@@ -183,14 +190,19 @@ class Flipping:
         self.search, self.patience = search, patience
         self.load = search.load
         self.tenure = tabu_tenure(n)
+        self.sparse = np.count_nonzero(search.state.rows) < SPARSE * n * n
         self._rng = np.random.default_rng(seed).integers(1, 1 << 63, 2, dtype=np.uint64)
+        self._tenures = np.random.default_rng([seed, 2])
         self._order = np.zeros(n, np.int32)
 
     def improve(self, x: Assignment) -> Elite:
         search = self.search
         flips.walk(search.state, x)
         search.forget_best()
-        search.tabu(self._rng, self.tenure, 1 << 62, self.patience)
+        tenure, patience = self.tenure, self.patience
+        if self.sparse:
+            tenure, patience = int(self._tenures.integers(tenure, 4 * tenure + 1)), SPARSE_PATIENCE * patience
+        search.tabu(self._rng, tenure, 1 << 62, patience)
         search.publish_other(search.best, float(search.state.energy[1]), force=True)
         return Elite(search.best.copy(), search.energy())
 

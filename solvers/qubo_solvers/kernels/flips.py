@@ -19,7 +19,7 @@ from qubo_solvers.kernels.model import Ids, Ints, Random
 from qubo_solvers.kernels.random import below
 from qubo_solvers.problem import Assignment
 
-BLOCK = 1024
+BLOCK = 512
 
 
 class Flips(NamedTuple):
