@@ -186,7 +186,7 @@ def test_bounds_are_kept_and_made_anew_where_the_instance_changed(tmp_path: Path
     (tmp_path / "bounds.json").write_text(text.replace('"hash": "', '"hash": "0'))
     assert instance_bounds([TINY], tmp_path) == first
     (tmp_path / "bounds.json").write_text("cut o")
-    assert instance_bounds([TINY], tmp_path) == first
+    assert instance_bounds([TINY, "palubeckis:none", "none.npz"], tmp_path) == first
 
 
 def test_time_to_solution() -> None:

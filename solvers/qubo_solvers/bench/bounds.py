@@ -16,13 +16,16 @@ def instance_bounds(instances: Sequence[str], folder: Path) -> dict[str, float]:
     """Instance -> `bounds.lower_bound` in the file's own sense (an upper bound where it maximises).
 
     Kept in folder/bounds.json with the instance's hash, so that a file that has changed is bounded anew;
-    instances without a bound are left out.
+    instances without a bound are left out, and those that cannot be read: the error is their cells' own.
     """
     path = folder / "bounds.json"
     known = _read(path)
     found: dict[str, float] = {}
     for name in instances:
-        problem = load_instance(name)
+        try:
+            problem = load_instance(name)
+        except (ValueError, OSError):
+            continue
         digest = problem_hash(problem)
         entry = known.get(name)
         if entry is None or entry["hash"] != digest:
