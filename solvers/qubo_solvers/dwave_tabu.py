@@ -24,8 +24,8 @@ class DwaveTabu:
                         choice, a quarter of the variables and at most 20
     reads_per_call, penalty, adapt_penalty   as in DimodSolver
 
-    A time limit is passed on, in milliseconds, to the search that is running; writing the model out (about a
-    second for 4,096 variables) is beside it. work: as DimodSolver.
+    A time limit is passed on, in milliseconds, to the search that is running; writing the model out (seconds
+    for 4,096 variables) is beside it. work: as DimodSolver.
     """
 
     name: ClassVar[str] = "dwave_tabu"

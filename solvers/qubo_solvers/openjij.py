@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from numpy.typing import ArrayLike
@@ -75,7 +75,8 @@ class OpenJij:
             parameters["trotter"] = self.trotter
         sampler = _Seeded(getattr(openjij, METHODS[self.method])())
         options = DimodSolver(sampler, self.num_reads, 1, self.penalty, self.adapt_penalty, parameters)
-        return sample_into(options, self.name, problem, seed, time_limit, initial, on_incumbent)
+        found = sample_into(options, self.name, problem, seed, time_limit, initial, on_incumbent)
+        return replace(found, work=found.work | {"sampler": METHODS[self.method]})
 
 
 class _Seeded:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,7 +28,7 @@ class SimulatedBifurcation:
     heated         add the fluctuations of Kanao and Goto 2022, doi 10.1038/s42005-022-00929-9
     runs           calls; the penalty adapts between them, and a time limit is passed to each
     agents         trajectories of a call, integrated together
-    max_steps      time steps of a trajectory
+    max_steps      time steps of a trajectory; the package's ramp, after which spins are settled, takes 1,000
     device         where PyTorch computes: "cpu", "cuda", ...
     penalty, adapt_penalty   as in DimodSolver
 
@@ -80,7 +80,8 @@ class SimulatedBifurcation:
         options = DimodSolver(
             _Bifurcation(self), reads, 1, self.penalty, self.adapt_penalty, timeout="timeout"
         )
-        return sample_into(options, self.name, problem, seed, time_limit, initial, on_incumbent)
+        found = sample_into(options, self.name, problem, seed, time_limit, initial, on_incumbent)
+        return replace(found, work=found.work | {"sampler": f"simulated_bifurcation, {self.mode}"})
 
 
 class _Bifurcation:

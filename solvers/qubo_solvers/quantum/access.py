@@ -75,7 +75,6 @@ class Calls:
 
         Raises Unanswered where the first call fails.
         """
-
         from dimod import SampleSet
 
         def resolved() -> Any:

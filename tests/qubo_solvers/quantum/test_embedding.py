@@ -49,8 +49,10 @@ def ring(n):
 def test_a_sparse_model_beyond_the_largest_clique():
     target = graph("chimera", [2, 2, 4])
     bqm = ring(20)
-    assert clique_embedding(target, 20) == {}
+    bqm.add_linear(20, 1.0)  # a variable without couplings needs a qubit too
+    assert clique_embedding(target, 21) == {}
     found = embed(bqm, target, seed=3, timeout=10.0)
+    assert sorted(found) == list(range(21))
     check(found, bqm.quadratic, target)
     assert found == embed(bqm, target, seed=3, timeout=10.0)
 
