@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -239,6 +242,19 @@ class _Run:
         """Compute fields anew that many swaps have rounded; False where time ended before."""
         since = self.rows.swaps[lo:hi] - self.fresh_at[lo:hi]
         return self.refresh(lo + np.flatnonzero(since > REFRESH))
+
+
+@contextmanager
+def torch_threads_kept() -> Iterator[None]:
+    """Put the number of torch's threads back, where torch is loaded: numba's threads, where they are OpenMP's,
+    set it for the whole process."""
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else 0
+    try:
+        yield
+    finally:
+        if torch and torch.get_num_threads() != before:
+            torch.set_num_threads(before)
 
 
 class _threads:

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qubo_solvers.batch.arrays import Array, host
-from qubo_solvers.batch.numba_rows import NumbaRows
+from qubo_solvers.batch.numba_rows import NumbaRows, torch_threads_kept
 from qubo_solvers.batch.problem import RowBatch
-from qubo_solvers.batch.settings import Clock, Found, settings_of
+from qubo_solvers.batch.settings import Clock, Found, Settings, settings_of
 from qubo_solvers.solution import Status
 
 Method = Literal["descent", "tabu", "anneal"]
@@ -82,9 +82,17 @@ def solve_batch(
     chosen = _backend(backend, where)
     if threads is not None and chosen != "numba":
         raise ValueError("threads belong to the numba backend; torch has torch.set_num_threads")
-    if chosen == "numba":
-        _compile(batch, method)
-    clock = Clock(time_limit)
+    with torch_threads_kept():
+        if chosen == "numba":
+            _compile(batch, method)
+        return _solve(batch, method, settings, chosen, where, seed, Clock(time_limit), start, threads)
+
+
+def _solve(
+    batch: RowBatch, method: str, settings: Settings, chosen: str, where: str, seed: int, clock: Clock,
+    start: Array | None, threads: int | None,
+) -> BatchSolution:  # fmt: skip
+    """solve_batch, its arguments checked and its kernels compiled."""
     if batch.n_rows == 0 or batch.n == 0:
         nothing = _answer(batch, host(batch.weights) != 0)
         energies = batch.energies(nothing)

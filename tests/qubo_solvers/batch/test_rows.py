@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -113,3 +117,15 @@ def test_threads_do_not_change_an_answer(batches):
         answers.append(found.assignments)
     assert all(np.array_equal(answers[0], other) for other in answers)
     assert numba.get_num_threads() == numba.config.NUMBA_NUM_THREADS
+
+
+def test_the_threads_of_torch_stay_as_they_were():
+    code = (
+        "import torch, numpy as np\n"
+        "from qubo_solvers import RowBatch, solve_batch\n"
+        "solve_batch(RowBatch.cardinality(np.eye(4), np.ones((2, 4)), 2))\n"
+        "print(torch.get_num_threads())"
+    )
+    environment = os.environ | {"NUMBA_NUM_THREADS": "2", "OMP_NUM_THREADS": "1"}
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert out.stdout.strip() == "1", out.stderr
