@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
+from qubo_solvers.kernels.model import row_type
 from qubo_solvers.problem import CardinalityQubo
 from qubo_solvers.quadratic_form import Dense, LowRank, QuadraticForm
 from qubo_solvers.solver import Solver
@@ -20,7 +22,7 @@ def compiled(solver: Solver, problem: CardinalityQubo) -> None:
     held = form.matrix if isinstance(form, Dense) else form.factor if isinstance(form, LowRank) else None
     if held is None:
         return
-    dtype = np.float32 if held.dtype == np.float32 else np.float64
+    dtype = row_type(held.dtype)
     key = (solver.name, type(form).__name__, dtype.__name__)
     if key in _done:
         return
@@ -33,9 +35,9 @@ def compiled(solver: Solver, problem: CardinalityQubo) -> None:
         raise
 
 
-def _tiny(dtype: type[np.float32] | type[np.float64], dense: bool) -> Iterator[CardinalityQubo]:
+def _tiny(dtype: type[Any], dense: bool) -> Iterator[CardinalityQubo]:
     """Every kind of constraint, with a radius that binds and without one: every kernel runs."""
-    factor = np.cos(np.arange(24.0)).reshape(8, 3)
+    factor = np.rint(4 * np.cos(np.arange(24.0))).reshape(8, 3)  # whole: it may be integers
     form: QuadraticForm = (
         Dense((factor @ factor.T).astype(dtype)) if dense else LowRank(factor.astype(dtype), np.zeros(8))
     )

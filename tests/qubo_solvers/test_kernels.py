@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,11 +79,37 @@ def test_no_coupling_exceeds_its_bound(small, form):
     assert (pairs <= (bound[:, None] + bound[None, :]) / 2 + 1e-12).all()
 
 
-def test_the_rows_are_read_in_place():
-    q = np.zeros((4, 4), np.float32)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16, np.int32])
+def test_the_rows_are_read_in_place(dtype):
+    q = np.zeros((4, 4), dtype)
     model = model_of(CardinalityQubo.cardinality(Dense(q), np.zeros(4), 2))
     assert np.shares_memory(model.rows, q)
     assert not model.rows.flags.writeable
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kept"), [(np.int8, np.int16), (np.uint8, np.int16), (np.int64, np.float64)]
+)
+def test_other_types_are_copied(dtype, kept):
+    problem = CardinalityQubo.cardinality(Dense(np.ones((4, 4), dtype)), np.zeros(4), 2)
+    assert model_of(problem).rows.dtype == kept
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32])
+def test_integer_rows_are_searched_as_they_are(small, dtype):
+    q = np.random.default_rng(3).integers(-30_000, 30_001, (40, 40))
+    problem = replace(
+        small.problem("radius_mixed", "dense", 1, n=40),
+        quadratic=Dense((q + q.T).clip(-32768, 32767).astype(dtype)),
+    )
+    local = loaded(problem)
+    list_tabu.shake(local.model, local.state, np.array([12345], np.uint64), 5_000)
+    check(local)
+    assert local.descend()
+    check(local)
+    as_floats = replace(problem, quadratic=Dense(problem.quadratic.dense()))
+    answers = [Anneal(sweeps=30).solve(p, seed=1) for p in (problem, as_floats)]
+    assert answers[0].energy == answers[1].energy
 
 
 def test_unknown_forms_are_refused(small):

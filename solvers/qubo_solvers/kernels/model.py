@@ -1,13 +1,13 @@
 """A CardinalityQubo and a search state as flat arrays, the arguments of every kernel.
 
 The free variables become one more group with count 0..size, so that kernels know one constraint only. All
-arithmetic is float64 whatever the dtype of the matrix or factor, which is read in place, never copied: scales
+arithmetic is float64 whatever the dtype of the matrix or factor, which is read in place: scales
 from 1e-150 to 1e150 neither overflow nor underflow, and no temperature or tolerance is an absolute number.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ UNBOUNDED = 1 << 62
 class Model(NamedTuple):
     """What does not change during a search.
 
-    rows       (n, n) the dense matrix or (n, rank) the factor, C-contiguous float32 or float64, read-only
+    rows       (n, n) the dense matrix or (n, rank) the factor, C-contiguous of a `row_type`, read-only
     low_rank   which of the two
     linear     (n,) the linear term with the matrix's diagonal (dense) or the extra diagonal (low-rank) in it
     bound      (n,) >= 0, pair(i, j) <= (bound_i + bound_j) / 2: |F_i|^2 (low-rank), the row's largest
@@ -36,7 +36,7 @@ class Model(NamedTuple):
     reference  (n,) zeros where the problem has none; radius: UNBOUNDED where it has none
     """
 
-    rows: NDArray[np.floating]
+    rows: NDArray[Any]
     low_rank: bool
     linear: Floats
     bound: Floats
@@ -78,11 +78,11 @@ def model_of(problem: CardinalityQubo) -> Model:
     """
     form = problem.quadratic
     if isinstance(form, Dense):
-        rows, low_rank = _floating(form.matrix), False
+        rows, low_rank = _rows(form.matrix), False
         linear = problem.linear + form.diagonal()
         bound = np.zeros(problem.n)
     elif isinstance(form, LowRank):
-        rows, low_rank = _floating(form.factor), True
+        rows, low_rank = _rows(form.factor), True
         linear = problem.linear + form.extra_diagonal
         bound = np.empty(problem.n)
     else:
@@ -116,8 +116,14 @@ def empty_state(model: Model) -> State:
     )  # fmt: skip
 
 
-def _floating(array: NDArray[np.generic]) -> NDArray[np.floating]:
-    kept = array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
-    view = np.ascontiguousarray(kept).view()
+def row_type(held: np.dtype[Any]) -> type[Any]:
+    """What rows of this dtype are read as: int16, int32 and float32 as they are, 8-bit integers as int16 (a
+    copy), everything else as float64."""
+    kept = {np.dtype(t): t for t in (np.int16, np.int32, np.float32)}
+    return kept.get(held, np.int16 if held.kind in "iu" and held.itemsize == 1 else np.float64)
+
+
+def _rows(array: NDArray[np.generic]) -> NDArray[Any]:
+    view = np.ascontiguousarray(array.astype(row_type(array.dtype), copy=False)).view()
     view.flags.writeable = False  # one signature whether the caller's array is writeable or not
     return view
