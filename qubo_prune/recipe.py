@@ -188,13 +188,13 @@ class Reconstruct(_Part):
         description="target: 0 the original weights at the layer's present inputs, 1 the dense outputs",
     )
     damping: list[Annotated[float, Field(ge=0)]] = Field(
-        default_factory=lambda: [0.1, 0.01, 0.001],
+        default_factory=lambda: [1.0, 0.1, 0.01],
         min_length=1,
         description="tried in turn, the best on held-out windows is taken; in means of the Gram's diagonal",
     )
     held_out: float = Field(0.25, gt=0, lt=1, description="share of the calibration batches to judge by")
     iterations: int | None = Field(
-        None, ge=1, description="None: 100 of conjugate gradients at most, 20 of ADMM"
+        None, ge=1, description="None: 50 of conjugate gradients at most, 20 of ADMM"
     )
     moves_mask: bool = Field(True, description="admm: False keeps the mask")
     granularity: Literal["layer", "output", "input"] = Field(

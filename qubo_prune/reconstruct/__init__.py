@@ -10,14 +10,14 @@ from typing import Any
 from qubo_prune.layerwise import LayerMethod
 from qubo_prune.prefix import Run
 from qubo_prune.recipe import Reconstruct
-from qubo_prune.reconstruct.admm import ITERATIONS, Admm
-from qubo_prune.reconstruct.least_squares import LeastSquares
+from qubo_prune.reconstruct import admm
+from qubo_prune.reconstruct.least_squares import ITERATIONS, LeastSquares
 from qubo_prune.sequential import LayerRecord, walk
 from qubo_prune.state import PruneState
 
 METHODS: dict[str, Callable[[Reconstruct], LayerMethod]] = {
-    "least_squares": lambda r: LeastSquares(r.damping, iterations=r.iterations or 100),
-    "admm": lambda r: Admm(r.damping, r.granularity, r.moves_mask, r.iterations or ITERATIONS),
+    "least_squares": lambda r: LeastSquares(r.damping, iterations=r.iterations or ITERATIONS),
+    "admm": lambda r: admm.Admm(r.damping, r.granularity, r.moves_mask, r.iterations or admm.ITERATIONS),
 }
 """Every method, by name."""
 
