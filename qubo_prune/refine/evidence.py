@@ -83,7 +83,8 @@ class LossEvidence:
             self.moments = GradientMoments(layers, r.gradient.clip)
             self._watched.clear()
         aged = r.gradient.discount * max(0.0, 1 - r.gradient.staleness * progress)
-        before = {name: self.moments.sum_at(name, w.index) for name, w in self._watched.items()}
+        watched = self._watched if self._reliability is not None else {}
+        before = {name: self.moments.sum_at(name, w.index) for name, w in watched.items()}
         self.moments.age(aged)
         self.diagonal.age(r.gradient.discount)
         self._fisher = FisherSamples(layers)  # the last step's samples go before the new ones come

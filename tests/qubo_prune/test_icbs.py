@@ -155,6 +155,12 @@ def test_one_layer_a_step(criterion: str) -> None:
     assert sum(result.swaps_by_layer.values()) == result.swaps > 0
 
 
+def test_one_layer_a_step_by_gain() -> None:
+    result = Run(merged(SMALL, {"scope": "one_layer", "steps": 16})).run()
+    assert len({record.layers for record in result.curve}) > 1
+    assert result.swaps > 0
+
+
 @pytest.mark.parametrize("kind", ["sampled_fisher", "empirical_fisher", "mean_gradient", "exact_hessian"])
 @pytest.mark.parametrize("couplings", [True, False])
 def test_every_curvature(kind: str, couplings: bool, monkeypatch: pytest.MonkeyPatch) -> None:
