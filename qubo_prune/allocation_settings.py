@@ -96,13 +96,14 @@ AllocationSettings = Annotated[
 """The recipe's `allocation`: {method: uniform | alphapruning | given, ...}, or a method's name."""
 
 
-def conflict(settings: AllocationSettings, granularity: str | None, refines: bool) -> str | None:
-    """Why an allocation does not go with a granularity of the first mask or with refinement, or None."""
+def conflict(settings: AllocationSettings, granularity: str | None, by_gain: bool) -> str | None:
+    """Why an allocation does not go with a granularity of the first mask, or, where it has groups, with a
+    refinement whose candidates are not chosen by gain; or None."""
     if settings.method != "uniform" and granularity == "global":
         return f"initial.granularity global shares out the budget: not with allocation {settings.method}"
     if isinstance(settings, AlphaPruning) and settings.group is not None:
         if granularity is not None:
             return "allocation.group is a granularity of its own: leave initial.granularity out"
-        if refines:
-            return "refinement does not keep N:M patterns: with allocation.group, set refine to null"
+        if not by_gain:
+            return "candidates of N:M patterns are chosen by gain: set refine.candidates.criterion, or refine: null"
     return None

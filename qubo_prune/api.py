@@ -19,13 +19,14 @@ import torch
 from torch import Tensor, nn
 
 import qubo_solvers
-from qubo_prune.allocation import allocate, check_allocation
+from qubo_prune.allocation import Allocation, allocate, check_allocation
 from qubo_prune.calibration import Calibration
 from qubo_prune.errors import InputError
 from qubo_prune.initial import METHODS, Evidence, initial_masks
 from qubo_prune.layer_phases import reconstruct, rows, sparsegpt
 from qubo_prune.layers import Layer, prunable_layers
 from qubo_prune.objective import Batch, CrossEntropy, CustomLoss, KLToDense, Objective, batch_size
+from qubo_prune.patterns import Pattern
 from qubo_prune.progress import Counted, OnProgress, Progress
 from qubo_prune.provenance import peak_memory_bytes, provenance
 from qubo_prune.recipe import Recipe
@@ -127,10 +128,7 @@ def prune(
         evidence = _evidence(state, objective, data, recipe, say)
         clock.lap("statistics")
         say(Progress("allocation"))
-        allocation = allocate(
-            layers, recipe.sparsity, recipe.allocation,
-            on_layer=lambda done, total: say(Progress("allocation", done, total)),
-        )  # fmt: skip
+        allocation = _allocation(layers, recipe, say)
         clock.lap("allocation")
         say(Progress("first mask"))
         walks: dict[str, list[LayerRecord]] = {}
@@ -166,6 +164,7 @@ def prune(
                 state, objective, _endless(data.calibrate), data.accept, refine, _importance(state, evidence),
                 seed=recipe.seed, export=None if export_blocks is None else Path(export_blocks),
                 on_step=lambda record: say(Progress("refine", record.step + 1, refine.steps, record)),
+                group=allocation.group,
             )  # fmt: skip
             result = loop.run()
         clock.lap("refine")
@@ -217,6 +216,22 @@ def _objective(recipe: Recipe, loss: Loss | Objective | None) -> Objective:
     return CustomLoss(loss) if not hasattr(loss, "signals") else loss  # type: ignore[return-value]
 
 
+def _allocation(layers: dict[str, Layer], recipe: Recipe, say: OnProgress) -> Allocation:
+    """How much to prune in each layer, and in groups of which size."""
+    if (pattern := _pattern(recipe)) is not None:
+        sizes = {name: layer.numel for name, layer in layers.items()}
+        return Allocation("uniform", pattern.counts(layers), sizes, pattern.group)
+    return allocate(
+        layers, recipe.sparsity, recipe.allocation,
+        on_layer=lambda done, total: say(Progress("allocation", done, total)),
+    )  # fmt: skip
+
+
+def _pattern(recipe: Recipe) -> Pattern | None:
+    """The N:M pattern of a recipe."""
+    return None if recipe.pattern is None else Pattern.parse(recipe.pattern)
+
+
 def check(
     model: nn.Module,
     calibration: Calibration | Data | Tensor | Iterable[Batch],
@@ -248,6 +263,8 @@ def check(
     if not 0 < round(total * recipe.sparsity) < total:
         raise InputError(f"sparsity {recipe.sparsity} of {total} weights prunes none or all of them")
     check_allocation(layers, recipe.sparsity, recipe.allocation)
+    if (pattern := _pattern(recipe)) is not None:
+        pattern.check_layers(layers)
     if export_blocks is not None:
         folder = Path(export_blocks)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -15,9 +15,11 @@ from qubo_prune.masks import Masks
 
 @dataclass(frozen=True)
 class Block:
-    """The weights of one step: flat indices per layer, each layer one group of the problem."""
+    """The weights of one step: flat indices per layer, ascending; each layer is one group of the problem, or,
+    with a group size M, each M consecutive weights of a layer that the block has any of."""
 
     indices: dict[str, Tensor]
+    group_size: int | None = None
 
     @property
     def size(self) -> int:
@@ -28,9 +30,15 @@ class Block:
         return torch.cat([tensors[name].reshape(-1)[i] for name, i in self.indices.items()])
 
     def groups(self) -> Tensor:
-        """(n,) int64, the position of each weight's layer in the block."""
+        """(n,) int64 group of each weight, from 0 without gaps: layer by layer, then by position."""
         sizes = torch.tensor([len(i) for i in self.indices.values()])
-        return torch.repeat_interleave(torch.arange(len(sizes)), sizes)
+        layers = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
+        if self.group_size is None:
+            return layers
+        within = torch.cat([i // self.group_size for i in self.indices.values()])
+        keys = torch.stack([layers.to(within.device), within], dim=1)
+        groups: Tensor = torch.unique_consecutive(keys, dim=0, return_inverse=True)[1]
+        return groups
 
     def split(self, values: Tensor) -> dict[str, Tensor]:
         """A concatenated (n,) tensor back into one piece per layer."""
@@ -131,6 +139,19 @@ def best_pairs(cost: Tensor, keep: Tensor, free: Tensor, most: int) -> Pairs:
     return Pairs(drops.indices[:m], adds.indices[:m], total[:m])
 
 
+def best_group_pairs(cost: Tensor, keep: Tensor, free: Tensor, most: int, group_size: int) -> Pairs:
+    """As `best_pairs`, each pair within one group of `group_size` consecutive inputs: the group's cheapest
+    weight to prune beside its cheapest one to regrow, of the `most` best groups."""
+    flat, kept, open_ = (t.reshape(-1, group_size) for t in (cost, keep, free))
+    drops = torch.where(kept & open_, flat, torch.inf).min(dim=1)
+    adds = torch.where(~kept & open_, flat, torch.inf).min(dim=1)
+    best = _cheapest(drops.values + adds.values, most)
+    groups = best.indices[: int((best.values < 0).sum())]
+    first = groups * group_size
+    drop, add = first + drops.indices[groups], first + adds.indices[groups]
+    return Pairs(drop, add, best.values[: len(groups)])
+
+
 class _Cheapest(NamedTuple):
     values: Tensor
     indices: Tensor
@@ -149,7 +170,7 @@ def _cheapest(cost: Tensor, most: int) -> _Cheapest:
     return _Cheapest(*cost.topk(min(most, cost.numel()), largest=False))
 
 
-def block_of_pairs(pairs: Mapping[str, Pairs], largest: int | None) -> Block:
+def block_of_pairs(pairs: Mapping[str, Pairs], largest: int | None, group_size: int | None = None) -> Block:
     """The block of all pairs, or of the best pairs over all layers where `largest` variables are too few."""
     if largest is not None and sum(2 * len(p.cost) for p in pairs.values()) > largest:
         every = torch.cat([p.cost for p in pairs.values()])
@@ -161,7 +182,8 @@ def block_of_pairs(pairs: Mapping[str, Pairs], largest: int | None) -> Block:
             take[name] += extra
             spare -= extra
         pairs = {name: Pairs(p.drop[: take[name]], p.add[: take[name]], p.cost) for name, p in pairs.items()}
-    return Block({name: torch.cat([p.drop, p.add]).sort().values for name, p in pairs.items() if len(p.drop)})
+    found = {name: torch.cat([p.drop, p.add]).sort().values for name, p in pairs.items() if len(p.drop)}
+    return Block(found, group_size)
 
 
 def paper_candidates(

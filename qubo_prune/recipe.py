@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from qubo_prune.allocation_settings import AllocationSettings, Uniform, conflict
 from qubo_prune.errors import InputError
+from qubo_prune.patterns import Pattern
 
 
 class _Part(BaseModel):
@@ -211,6 +212,10 @@ class Recipe(_Part):
     sparsity: float = Field(
         0.5, gt=0, lt=1, description="share of the pruned layers' weights that become zero"
     )
+    pattern: str | None = Field(
+        None,
+        description="N:M, as 2:4: N of each M consecutive inputs are kept; sparsity must be 1 - N/M",
+    )
     seed: int = 0
     include: list[str] = Field(
         default_factory=list, description="layer name patterns; empty: all in the blocks"
@@ -224,8 +229,15 @@ class Recipe(_Part):
     refine: Icbs | None = Field(default_factory=Icbs)
     reconstruct: Reconstruct | None = None
 
+    @field_validator("pattern", mode="before")
+    @classmethod
+    def _sexagesimal(cls, value: Any) -> Any:
+        """YAML 1.1 reads an unquoted 2:4 as a number to base 60: 124."""
+        return f"{value // 60}:{value % 60}" if type(value) is int else value
+
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
+        self._check_pattern()
         r = self.refine
         if self.initial.method == "sparsegpt" and self.initial.granularity == "global":
             raise ValueError("sparsegpt prunes layer by layer: set initial.granularity to layer or output")
@@ -243,10 +255,28 @@ class Recipe(_Part):
             raise ValueError(f"candidates by {criterion} are of one layer: set refine.scope to one_layer")
         if r is not None and r.scope == "one_layer" and r.candidates.criterion == "gain" and r.trust is None:
             raise ValueError("candidates by gain need a trust region: set refine.trust")
-        refines = r is not None and r.steps > 0
-        if why := conflict(self.allocation, self.initial.granularity, refines):
+        by_gain = r is None or not r.steps or r.candidates.criterion == "gain"
+        if why := conflict(self.allocation, self.initial.granularity, by_gain):
             raise ValueError(why)
         return self
+
+    def _check_pattern(self) -> None:
+        """ValueError where a pattern does not go with the other settings."""
+        if self.pattern is None:
+            return
+        pattern = Pattern.parse(self.pattern)
+        pattern.check_sparsity(self.sparsity)
+        if self.initial.granularity is not None:
+            raise ValueError(f"pattern {pattern} says what is counted over: leave initial.granularity out")
+        if self.allocation.method != "uniform":
+            raise ValueError(f"pattern {pattern} is the same in each layer: leave allocation out")
+        r = self.refine
+        if r is not None and r.steps and r.candidates.criterion != "gain":
+            criterion = r.candidates.criterion
+            raise ValueError(
+                f"candidates by {criterion} are not chosen within the groups of a pattern: set "
+                "refine.candidates.criterion to gain, and refine.trust"
+            )
 
     @classmethod
     def parse(cls, data: dict[str, Any], source: str = "recipe") -> Recipe:

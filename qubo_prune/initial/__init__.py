@@ -11,6 +11,7 @@ from qubo_prune.errors import InputError
 from qubo_prune.initial import gradient, magnitude, random, wanda
 from qubo_prune.layers import Layer
 from qubo_prune.masks import Masks
+from qubo_prune.patterns import Pattern
 from qubo_prune.selection import Granularity, keep_topk, keep_topk_global, nm_mask, prune_count
 
 Need = Literal["moments", "gradients"]
@@ -72,6 +73,7 @@ def initial_masks(
     *,
     evidence: Evidence | None = None,
     group: int | None = None,
+    pattern: Pattern | None = None,
 ) -> Masks:
     """bool (out, in) for each layer, True = kept, pruning the lowest scores of a method; weights are not
     changed.
@@ -80,14 +82,21 @@ def initial_masks(
         together); or how many weights to prune in each layer, from an allocation.
     granularity: what counts hold over, see `keep_topk`; None: the method's usual one (Wanda "output", else
     "layer"). evidence: what the method needs, as its `METHODS` entry says.
+    group: M; each layer then prunes its count in equal shares of each M consecutive inputs of a row. pattern:
+    N:M in every layer; sparsity is then the pattern's own, and granularity None.
 
     InputError, before any work: an unknown method, evidence that is missing or lacks a layer, counts that fit
-    no layer or no pattern, or counts for each layer together with "global". Later: scores that are not finite
-    (the layer is named).
+    no layer, counts for each layer together with "global", or a pattern with another sparsity, with a
+    granularity or with inputs that M does not divide. Later: scores that are not finite (the layer is named).
     """
     if method not in METHODS:
         raise InputError(f"initial method {method!r} is unknown: use one of {', '.join(METHODS)}.")
     chosen, evidence = METHODS[method], evidence or Evidence()
+    if pattern is not None:
+        pattern.check_sparsity(sparsity)
+        if granularity is not None:
+            raise InputError(f"pattern {pattern} says what is counted over: leave the granularity out.")
+        sparsity, group = pattern.counts(layers), pattern.group
     granularity = granularity or chosen.granularity
     _check_evidence(method, chosen, layers, evidence)
     if granularity == "global":

@@ -57,9 +57,7 @@ def least_squares(
     if solver == "auto":
         solver = "cholesky" if _small_supports(mask, iterations) else "conjugate_gradients"
     if solver == "conjugate_gradients":
-        return conjugate_gradients(
-            gram, mask, rhs, ridge, start, iterations=iterations, tolerance=tolerance
-        )
+        return conjugate_gradients(gram, mask, rhs, ridge, start, iterations=iterations, tolerance=tolerance)
     z, solved = cholesky(gram, mask, rhs, ridge)
     if not bool(solved.all()):
         left = ~solved

@@ -8,7 +8,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from qubo_prune.blocks import Block, Boundary, TabuList, best_pairs, block_of_pairs, paper_candidates
+from qubo_prune.blocks import (
+    Block,
+    Boundary,
+    TabuList,
+    best_group_pairs,
+    best_pairs,
+    block_of_pairs,
+    paper_candidates,
+)
 from qubo_prune.recipe import Icbs
 from qubo_prune.refine.evidence import LossEvidence
 from qubo_prune.state import PruneState
@@ -16,12 +24,18 @@ from qubo_prune.state import PruneState
 
 class Choice:
     """tabu: the weights that may not move now; importance: how far a weight is from the mask's boundary;
-    largest: variables the solver takes at most."""
+    largest: variables the solver takes at most; group: M, where swaps stay within M consecutive inputs."""
 
     def __init__(
-        self, state: PruneState, recipe: Icbs, importance: Callable[[str], Tensor], largest: int | None
+        self,
+        state: PruneState,
+        recipe: Icbs,
+        importance: Callable[[str], Tensor],
+        largest: int | None,
+        group: int | None = None,
     ) -> None:
         self._state, self._recipe, self._importance, self._largest = state, recipe, importance, largest
+        self._group = group
         self.tabu = TabuList()
         c = recipe.candidates
         scores = {name: importance(name) for name in state.layers}
@@ -41,10 +55,14 @@ class Choice:
             for name in names:
                 estimate = evidence.estimate(name)
                 cost = self._flip_cost(name, estimate, evidence.diagonal.diagonal(name), damping)
-                best = best_pairs(cost, self._state.masks[name], self.free(name), c.per_side)
+                keep, free = self._state.masks[name], self.free(name)
+                if self._group is None:
+                    best = best_pairs(cost, keep, free, c.per_side)
+                else:
+                    best = best_group_pairs(cost, keep, free, c.per_side, self._group)
                 evidence.watch(name, torch.cat([best.drop, best.add]), estimate)
                 pairs[name] = best
-            return block_of_pairs(pairs, largest)
+            return block_of_pairs(pairs, largest, self._group)
         (name,) = names
         n = min(c.block_size, self._state.layers[name].numel, largest or c.block_size)
         if c.criterion == "gradient":

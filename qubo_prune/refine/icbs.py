@@ -57,6 +57,7 @@ class IcbsLoop:
     accept       accepting batches; their dense answers are computed once
     importance   layer -> (out, in) scores that say how far a weight is from the mask's boundary
     export       folder that every block is written to (see `exporting`), or None
+    group        M: the masks have and keep a count in each M consecutive inputs; candidates by gain only
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class IcbsLoop:
         seed: int = 0,
         export: Path | None = None,
         on_step: Callable[[StepRecord], None] | None = None,
+        group: int | None = None,
     ) -> None:
         self.state, self.objective, self.recipe, self.seed = state, objective, recipe, seed
         self.export, self.on_step = export, on_step
@@ -79,7 +81,7 @@ class IcbsLoop:
         whole = recipe.scope == "all_layers"
         self.schedule = all_layers(sizes) if whole else one_layer(sizes, recipe.steps, seed)
         self.evidence = LossEvidence(state, objective, batches, recipe, seed)
-        self.choice = Choice(state, recipe, importance, self.solver.capabilities.max_variables)
+        self.choice = Choice(state, recipe, importance, self.solver.capabilities.max_variables, group)
         self._progress = 0.0  # share of the loss that the last step took away
         self._in_flight: _InFlight | None = None
         self.swaps_by_layer = dict.fromkeys(state.layers, 0)
@@ -189,7 +191,7 @@ class IcbsLoop:
             2 * r.curvature.ridge,
         )  # fmt: skip
         groups = block.groups().to(pruned.device)
-        counts = torch.zeros(len(block.indices), dtype=torch.int64, device=pruned.device)
+        counts = torch.zeros(int(groups.max()) + 1, dtype=torch.int64, device=pruned.device)
         counts.index_add_(0, groups, pruned.long())
         built = quadratic.build(
             model, groups, counts,
@@ -201,7 +203,11 @@ class IcbsLoop:
         return built, model
 
     def _swaps(self, block: Block, before: Tensor, solution: Solution) -> Swaps:
-        """The solution's changes as swaps within layers, in the order of the layers."""
+        """The solution's changes as swaps within layers, in the order of the layers.
+
+        Indices ascend, so with a pattern the k-th weight to prune and the k-th to regrow share a group: the
+        counts of the groups before theirs are kept.
+        """
         names = tuple(block.indices)
         after = torch.as_tensor(solution.assignment, dtype=torch.bool, device=before.device)
         layers, drops, adds = [], [], []
