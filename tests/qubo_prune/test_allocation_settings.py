@@ -68,8 +68,15 @@ def test_overrides() -> None:
             "global shares out the budget: not with allocation alphapruning",
         ),
         (
-            {"allocation": {"method": "alphapruning", "group": 8}},
-            "refinement does not keep N:M patterns: .* set refine to null",
+            {
+                "allocation": {"method": "alphapruning", "group": 8},
+                "refine": {"scope": "one_layer", "candidates": {"criterion": "wanda"}},
+            },
+            "candidates of N:M patterns are chosen by gain",
+        ),
+        (
+            {"allocation": "alphapruning", "pattern": "2:4"},
+            "pattern 2:4 is the same in each layer: leave allocation out",
         ),
         (
             {

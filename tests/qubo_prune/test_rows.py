@@ -164,11 +164,16 @@ def test_row_problems_are_a_phase_of_prune(refine: dict[str, Any] | None) -> Non
     )
 
 
-def test_row_problems_keep_the_patterns_of_an_allocation() -> None:
+@pytest.mark.parametrize("refine", [None, {"steps": 2, "windows": 2, "candidates": {"max_flip": 1.0}}])
+def test_row_problems_and_refinement_keep_the_patterns_of_an_allocation(
+    refine: dict[str, Any] | None,
+) -> None:
     recipe = Recipe.parse(
-        {"allocation": {"method": "alphapruning", "group": 4}, "rows": {"by_block": False}, "refine": None}
+        {"allocation": {"method": "alphapruning", "group": 4}, "rows": {"by_block": False}, "refine": refine}
     )
-    data = Data([tiny_tokens(64, s).reshape(4, 16) for s in range(4)], [], [])
+    data = Data(
+        [tiny_tokens(64, s).reshape(4, 16) for s in range(4)], [tiny_tokens(64, 9).reshape(4, 16)], []
+    )
     report = prune(tiny_llama(), data, recipe)
     assert any(record.changed for record in report.walks["rows"])
     for mask in report.masks.values():

@@ -13,6 +13,7 @@ from qubo_prune.mask_file import load_masks
 from qubo_prune.models import load_model
 from qubo_prune.saving import save_model
 from qubo_prune.testing import tiny_llama
+from qubo_prune.zeroshot import Subset, run_tasks
 
 
 @pytest.fixture
@@ -62,3 +63,35 @@ def test_dense_model_of_other_tokens(refuses: Callable[..., str], world: Any, tm
     save_model(tiny_llama(vocab_size=300), None, {}, tmp_path / "other")
     sizes = ["--text", world.evaluation, "--windows", 1, "--length", 64]
     assert "not the same model" in refuses("eval", world.model, *sizes, "--dense", tmp_path / "other")
+
+
+def test_tasks(invoke: Callable[..., Any], world: Any, tmp_path: Path) -> None:
+    passages = ["one two three", "so it goes", "the cat sat", "a b c"]
+    (tmp_path / "l.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in passages))
+    questions = [{"goal": text, "sol1": text, "sol2": "no", "label": 1} for text in passages]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions))
+    names = f"lambada:{tmp_path / 'l.jsonl'}, piqa:{tmp_path / 'p.jsonl'}"
+    asked = ["eval", world.model, "--tasks", names, "--windows", 0, "--limit", 3]
+    result = invoke(*asked, "--json")
+    report = json.loads(result.stdout)
+    loaded = load_model(world.model)
+    each = [name.strip() for name in names.split(",")]
+    expected = run_tasks(each, loaded.model, loaded.tokenizer, subset=Subset(3))
+    for found, wanted in zip(report["tasks"], expected, strict=True):
+        assert {**found, "seconds": 0} == {**wanted.to_dict(), "seconds": 0}
+    assert [task["chosen"] for task in report["tasks"]] == ["the first 3 of 4 rows"] * 2
+    assert (report["perplexity"], report["text"], report["windows"], report["tokens"]) == (None, None, 0, 0)
+    assert "piqa" in result.stderr
+    shown = invoke(*asked, "--sample-seed", 1).stdout
+    assert "drawn with seed 1, 3 of 4 rows" in shown
+    assert "acc_norm" in shown
+    assert "perplexity   " not in shown.split("lambada")[0]
+
+
+def test_tasks_are_refused_before_the_model_loads(refuses: Callable[..., str], world: Any) -> None:
+    assert "'arc' is unknown" in refuses("eval", "./none", "--tasks", "arc")
+    assert "no such file" in refuses("eval", "./none", "--tasks", "piqa:./none.jsonl")
+    assert "name each task once" in refuses("eval", world.model, "--tasks", "piqa,piqa")
+    assert "give --tasks" in refuses("eval", world.model, "--limit", 3)
+    assert "give --limit" in refuses("eval", world.model, "--tasks", "piqa", "--sample-seed", 3)
+    assert "ask for some" in refuses("eval", world.model, "--windows", 0, "--dense", world.model)
