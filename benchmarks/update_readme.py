@@ -17,7 +17,8 @@ def section(results: Path) -> str:
     files = sorted(results.glob("*.md"))
     if not files:
         return "No results have been recorded yet."
-    return "\n\n".join(_demoted(file.read_text(encoding="utf-8").strip()) for file in files)
+    texts = [file.read_text(encoding="utf-8").strip() for file in files]
+    return "\n\n".join(_demoted(_linked(text)) for text in texts)
 
 
 def updated(readme: str, results: Path) -> str:
@@ -27,6 +28,11 @@ def updated(readme: str, results: Path) -> str:
     before, rest = readme.split(BEGIN)
     after = rest.split(END)[1]
     return f"{before}{BEGIN}\n\n{section(results)}\n\n{END}{after}"
+
+
+def _linked(text: str) -> str:
+    """Markdown whose images, named by files beside it, are found from the README."""
+    return re.sub(r"(!\[[^\]]*\]\()(?!\w+:|/)", r"\1benchmarks/results/", text)
 
 
 def _demoted(text: str) -> str:

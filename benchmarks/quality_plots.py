@@ -1,0 +1,111 @@
+"""Plots of the quality bench: perplexity against sparsity, and against the seconds of pruning."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from quality_cells import DENSE
+from quality_figures import Record, groups, number, sections, slug
+
+
+def write_plots(records: Sequence[Record], folder: Path) -> list[Path]:
+    """quality-MODEL-sparsity.svg and quality-MODEL-time.svg of every section; none without matplotlib."""
+    try:
+        import matplotlib
+    except ImportError:
+        return []
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "qubo-prune"  # the same records give the same file
+    files: list[Path] = []
+    for position, (model, _, own) in enumerate(sections(records)):
+        drawings: dict[str, Callable[[Any, Sequence[Record]], None]] = {
+            "sparsity": _draw_sparsity,
+            "time": _draw_time,
+        }
+        for name, draw in drawings.items():
+            again = (
+                f"-{position}"
+                if any(f.name.startswith(f"quality-{slug(model)}-{name}") for f in files)
+                else ""
+            )
+            files.append(folder / f"quality-{slug(model)}-{name}{again}.svg")
+            _save(draw, own, files[-1])
+    return files
+
+
+def _save(draw: Callable[[Any, Sequence[Record]], None], own: Sequence[Record], path: Path) -> None:
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.2))
+    draw(axes, own)
+    axes.set(yscale="log", ylabel="perplexity")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def _points(
+    own: Sequence[Record], value: Callable[[Record], float]
+) -> dict[tuple[str, str], tuple[float, float]]:
+    """(target, method) -> mean and standard deviation of a finite figure; 0 of one seed."""
+    found = {}
+    for key, runs in groups(own).items():
+        values = [value(r) for r in runs if math.isfinite(value(r))]
+        if values:
+            found[key] = float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return found
+
+
+def _draw_sparsity(axes: Any, own: Sequence[Record]) -> None:
+    """A line a method over the sparsities; patterns are marks without a line."""
+    points = _points(own, lambda r: number(r["perplexity"]))
+    share = {r["target"]: r["sparsity"] for r in own}
+    for i, method in enumerate(dict.fromkeys(r["method"] for r in own)):
+        mine = [(share[target], *point, target) for (target, m), point in points.items() if m == method]
+        if method == DENSE:
+            for _, mean, _, _ in mine:
+                axes.axhline(mean, color="grey", linestyle=":", label=DENSE)
+            continue
+        plain = sorted(p for p in mine if ":" not in p[3])
+        label: str | None = method
+        if plain:
+            at, mean, deviation, _ = zip(*plain, strict=True)
+            axes.errorbar(at, mean, yerr=deviation, marker="o", capsize=3, color=f"C{i % 10}", label=label)
+            label = None
+        for at, mean, deviation, target in (p for p in mine if ":" in p[3]):
+            axes.errorbar(
+                [at], [mean], yerr=[deviation], marker="s", capsize=3, color=f"C{i % 10}", label=label
+            )
+            axes.annotate(target, (at, mean), textcoords="offset points", xytext=(6, 0), fontsize=7)
+            label = None
+    axes.set(xlabel="sparsity (squares: N:M)")
+
+
+def _draw_time(axes: Any, own: Sequence[Record]) -> None:
+    """A mark a method and target, at the mean seconds of its pruning."""
+    pruned = [r for r in own if "prune_seconds" in r]
+    points = _points(pruned, lambda r: number(r["perplexity"]))
+    seconds = _points(pruned, lambda r: r["prune_seconds"])
+    targets = list(dict.fromkeys(r["target"] for r in pruned))
+    marks = dict(zip(targets, itertools.cycle("osDv^<>pP*X"), strict=False))
+    for i, method in enumerate(dict.fromkeys(r["method"] for r in pruned)):
+        for (target, m), (mean, deviation) in points.items():
+            if m == method:
+                axes.errorbar(
+                    [seconds[target, m][0]],
+                    [mean],
+                    yerr=[deviation],
+                    color=f"C{i % 10}",
+                    capsize=3,
+                    marker=marks[target],
+                    linestyle="",
+                    label=f"{method}, {target}",
+                )
+    axes.set(xscale="log", xlabel="seconds of pruning")

@@ -1,0 +1,130 @@
+"""Reports of the quality bench: records, Markdown tables and plots into a folder."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from quality_cells import DENSE, WANDA
+from quality_figures import Record, groups, number, sections, slug, task_figures
+from quality_plots import write_plots
+
+
+def write_reports(records: Sequence[Record], folder: Path) -> list[Path]:
+    """quality.json, quality.md and, where matplotlib is installed, two plots a model; returns the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / "quality.json", folder / "quality.md"]
+    files[0].write_text(json.dumps({"records": list(records)}, indent=1) + "\n", encoding="utf-8")
+    plots = write_plots(records, folder)
+    files[1].write_text(markdown(records, [file.name for file in plots]), encoding="utf-8")
+    return files + plots
+
+
+def merged(old: Sequence[Record], new: Sequence[Record]) -> list[Record]:
+    """All records; a new one replaces an old one of the same model, setting, method, target and seed."""
+
+    def identity(r: Record) -> str:
+        return json.dumps([r["model"], r["setting"], r["method"], r["target"], r["seed"]], sort_keys=True)
+
+    return list({identity(r): r for r in (*old, *new)}.values())
+
+
+# -- tables ------------------------------------------------------------------------------------------------
+
+
+def markdown(records: Sequence[Record], plots: Sequence[str] = ()) -> str:
+    """The tables of all models, what they mean, and the plots."""
+    lines = [
+        "# Quality by method and sparsity",
+        "",
+        "Mean ± standard deviation over calibration seeds; a seed gives all methods the same calibration "
+        "windows, and *against Wanda* is the mean of the changes seed by seed. KL: to the dense model, nats "
+        "per predicted token, on a range of the calibration text that no method saw. Seconds: of the "
+        "pruning, measurements left out, and as a multiple of a plain Wanda pass in the same process. GiB: "
+        "the most memory that the process had. Written by `benchmarks/quality.py`.",
+    ]
+    for model, setting, own in sections(records):
+        lines += ["", f"## {model}", "", _setting(setting, own), "", *_table(own)]
+        lines += [f"- {line}" for line in _failed(own)]
+        start = f"quality-{slug(model)}-"
+        lines += [f"\n![{name}]({name})" for name in plots if name.startswith(start)]
+    return "\n".join(lines) + "\n"
+
+
+def _setting(s: dict[str, Any], own: Sequence[Record]) -> str:
+    """What was measured on what, in a paragraph."""
+    windows = f"{s['windows']} windows of {s['length']} tokens; KL: {s['report_windows']} of {s['length']}"
+    told = [
+        f"Calibration: {s['calibration']}, {windows}.",
+        f"Perplexity: {s['text']}, {s['eval_windows']} windows of {s['eval_length']}.",
+    ]
+    tasks = {task["task"]: task for r in own for task in r.get("tasks", ())}
+    if tasks:
+        told.append(
+            "Tasks, zero-shot: "
+            + "; ".join(f"{name} ({task['chosen']})" for name, task in tasks.items())
+            + "."
+        )
+    origin = next((r["provenance"] for r in own if "provenance" in r), None)
+    if origin is not None:
+        told.append(f"{origin['processor']}, {origin['threads']} threads, {s['dtype']} on {s['device']}.")
+    return " ".join(told)
+
+
+def _table(own: Sequence[Record]) -> list[str]:
+    """The rows of a section."""
+    wanda = {(r["target"], r["seed"]): r for r in own if r["method"] == WANDA and "perplexity" in r}
+    columns = list(dict.fromkeys(name for r in own for name in task_figures(r)))
+    header = ["sparsity", "method", "seeds", "perplexity", "against Wanda", "KL", "against Wanda"]
+    header += [*columns, "seconds", "x Wanda pass", "GiB"]
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    for (target, method), runs in groups(own).items():
+        cells = [target, method, str(len(runs))]
+        for name, digits in (("perplexity", 2), ("kl", 4)):
+            cells.append(spread([number(r[name]) for r in runs], digits))
+            cells.append("" if method in (DENSE, WANDA) else _change(runs, wanda, name))
+        for name in columns:
+            values = [task_figures(r)[name] for r in runs if name in task_figures(r)]
+            percent = not name.endswith("perplexity")
+            cells.append(
+                spread([100 * v for v in values] if percent else values, 1) + (" %" if percent else "")
+            )
+        timed = [r for r in runs if "prune_seconds" in r]
+        cells.append(spread([r["prune_seconds"] for r in timed], 1))
+        cells.append(spread([r["prune_seconds"] / r["wanda_seconds"] for r in timed], 1))
+        cells.append(f"{max(r['peak_memory_bytes'] for r in runs) / 2**30:.1f}")
+        lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
+    return [*lines, ""]
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """ "mean ± standard deviation" (of the sample; none of one value); a dash for no value."""
+    if not values:
+        return "–"
+    mean = float(np.mean(values))
+    if not math.isfinite(mean):
+        return "inf"
+    form = f",.{digits}f" if abs(mean) < 1e5 else ".3g"
+    return f"{mean:{form}}" + (f" ± {float(np.std(values, ddof=1)):{form}}" if len(values) > 1 else "")
+
+
+def _change(runs: Sequence[Record], wanda: dict[tuple[str, int], Record], name: str) -> str:
+    """The mean relative change against Wanda of the same target and seed."""
+    pairs = [(r, wanda[r["target"], r["seed"]]) for r in runs if (r["target"], r["seed"]) in wanda]
+    changes = [100 * (number(r[name]) / number(w[name]) - 1) for r, w in pairs]
+    if not changes or not all(map(math.isfinite, changes)):
+        return "–"
+    told = spread(changes, 1)
+    return f"{'' if told.startswith('-') else '+'}{told} %"
+
+
+def _failed(own: Sequence[Record]) -> list[str]:
+    """A line for each method and target that gave no figures, with the reason."""
+    reasons = {
+        (r["target"], r["method"]): r.get("refused") or r.get("error") for r in own if "perplexity" not in r
+    }
+    return [f"{method} at {target}: {reason}" for (target, method), reason in reasons.items()]

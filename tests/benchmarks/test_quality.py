@@ -1,0 +1,179 @@
+"""The quality bench on a tiny model: cells, tables and plots; stopped and gone on with, refused, failed."""
+
+import importlib
+import json
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from qubo_prune.errors import InputError
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+PARTS = ("cells", "figures", "plots", "report", "run")
+NAMES = ("quality", *(f"quality_{part}" for part in PARTS), "update_readme")
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ModuleType]]:
+    """The bench's modules by name, imported as the script imports them."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    yield {name: importlib.import_module(name) for name in NAMES}
+    for name in NAMES:
+        sys.modules.pop(name, None)
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+
+
+def test_end_to_end(bench: dict[str, ModuleType], tmp_path: Path) -> None:
+    """Stopped in its fourth cell, gone on with, then nothing is left to do; the same table either way."""
+    arguments = ["--quick", "--sparsity", "0.5", "2:4", "--seeds", "2", "--output", str(tmp_path)]
+    run, prune, calls = bench["quality_run"], bench["quality_run"].prune, 0
+
+    def stopped(*args: Any, **kw: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyboardInterrupt
+        return prune(*args, **kw)
+
+    run.prune = stopped
+    assert bench["quality"].main(arguments) == 130
+    first = records(tmp_path)
+    assert [(r["method"], r["target"], r["seed"]) for r in first] == [
+        ("dense", "dense", 0), ("wanda", "50 %", 0), ("magnitude", "50 %", 0), ("icbs", "50 %", 0),
+    ]  # fmt: skip
+    with (tmp_path / "records.jsonl").open("a") as file:
+        file.write('{"key": "cut of')
+    assert bench["quality"].main(arguments) == 0
+    assert calls == 4 + 9
+    found = bench["quality_run"].read_records(tmp_path / "records.jsonl")
+    assert found[:4] == first
+    assert len({r["key"] for r in found}) == len(found) == 13
+    assert bench["quality"].main(arguments) == 0
+    assert calls == 13
+
+    dense, *others = found
+    assert abs(dense["kl"]) < 1e-5
+    assert dense["perplexity"] > 1
+    for r in others:
+        assert r["pruned_weights"] * 2 == r["total_weights"]
+        assert r["kl"] > 0.01
+        assert r["prune_seconds"] > 0
+        assert r["wanda_seconds"] > 0
+        assert r["seconds"]["prune"] >= r["prune_seconds"]
+        assert [task["rows"] for task in r["tasks"]] == [6, 6]
+        assert (r["process"], r["provenance"]["seed"]) == ("shared", r["seed"])
+        assert (r["method"] == "icbs") == (r["swaps"] > 0)
+    wanda = {(r["target"], r["seed"]): r for r in others if r["method"] == "wanda"}
+    assert wanda["50 %", 0]["kl"] != wanda["50 %", 1]["kl"]  # other windows
+    magnitude = [r["kl"] for r in others if r["method"] == "magnitude" and r["target"] == "2:4"]
+    assert magnitude[0] == magnitude[1]
+
+    text = (tmp_path / "quality.md").read_text()
+    rows = [[c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
+    assert [row[:3] for row in rows[1:]] == [
+        ["dense", "dense", "1"],
+        *[[target, method, "2"] for target in ("50 %", "2:4") for method in ("wanda", "magnitude", "icbs")],
+    ]
+    change = [100 * (magnitude[s] / wanda["2:4", s]["kl"] - 1) for s in (0, 1)]
+    assert rows[6][6] == f"+{bench['quality_report'].spread(change, 1)} %"
+    for plot in ("sparsity", "time"):
+        assert f"](quality-tiny_llama-{plot}.svg)" in text
+        assert "<svg" in (tmp_path / f"quality-tiny_llama-{plot}.svg").read_text()
+    assert len(json.loads((tmp_path / "quality.json").read_text())["records"]) == 13
+
+
+def test_a_cell_in_a_process_of_its_own(bench: dict[str, ModuleType], tmp_path: Path) -> None:
+    setting = bench["quality"].quick_setting(tmp_path)
+    cells = bench["quality_cells"].matrix(["tiny:llama"], [], [], [0], setting)
+    (record,) = bench["quality_run"].run_cells(cells, tmp_path)
+    assert (record["process"], record["method"], "error" in record) == ("its own", "dense", False)
+
+
+def test_what_cannot_be_done_costs_its_own_cells(bench: dict[str, ModuleType], tmp_path: Path) -> None:
+    cells, run = bench["quality_cells"], bench["quality_run"]
+    setting = bench["quality"].quick_setting(tmp_path)
+    methods = [cells.Method.parse("icbs-paper"), cells.Method.parse("magnitude")]
+    wanted = [cells.Target.parse("2:4"), cells.Target.parse("3:5")]
+    every = cells.matrix(["tiny:llama", "tiny:none"], methods, wanted, [0], setting)
+    found = run.run_cells(every, tmp_path, isolated=False)
+    told = {(r["model"], r["method"], r["target"]): r.get("refused") or r.get("error") for r in found}
+    assert "leave initial.granularity out" in told["tiny:llama", "icbs-paper", "2:4"]
+    assert told["tiny:llama", "magnitude", "2:4"] is None
+    assert "cannot be cut into groups of 5" in told["tiny:llama", "magnitude", "3:5"]
+    assert "tiny models are llama" in told["tiny:none", "dense", "dense"]
+    text = bench["quality_report"].markdown(found)
+    assert "- icbs-paper at 2:4: " in text
+    seen: list[str] = []
+    run.run_cells(every, tmp_path, isolated=False, again=True, on_record=lambda r: seen.append(r["key"]))
+    assert set(seen) == {r["key"] for r in found if "perplexity" not in r}
+
+
+def test_methods_and_targets(bench: dict[str, ModuleType], tmp_path: Path) -> None:
+    cells = bench["quality_cells"]
+    file = tmp_path / "mine.yaml"
+    file.write_text("initial: {method: magnitude}\nrefine: null\n")
+    for text, label, method, refined in (
+        ("wanda", "wanda", "wanda", False),
+        ("default", "default", "wanda", True),
+        ("a=default:refine.steps=3:seed=9", "a", "wanda", True),
+        ("default:refine.steps=3", "default (refine.steps=3)", "wanda", True),
+        (str(file), "mine", "magnitude", False),
+    ):
+        parsed = cells.Method.parse(text)
+        setting = cells.Setting("c", "t", 8, 16)
+        recipe = cells.Cell("m", setting, parsed, cells.Target.parse("0.75"), 4).recipe()
+        assert (parsed.label, recipe.initial.method, recipe.refine is not None) == (label, method, refined)
+        assert (recipe.sparsity, recipe.seed, recipe.calibration.windows) == (0.75, 4, 8)
+    for wrong in ("nope", "default:refine.stepps=3", "default:steps"):
+        with pytest.raises(InputError):
+            cells.Method.parse(wrong)
+    assert cells.Target.parse("1:4") == cells.Target(0.75, "1:4")
+    for wrong in ("0", "1", "half", "4:2", "nan"):
+        with pytest.raises(InputError):
+            cells.Target.parse(wrong)
+    with pytest.raises(InputError, match="a label of its own"):
+        cells.matrix(["m"], [cells.Method.parse("wanda")] * 2, [], [0], setting)
+
+
+def test_keys_change_with_what_matters(bench: dict[str, ModuleType]) -> None:
+    cells = bench["quality_cells"]
+
+    def key(method: str = "default", target: str = "0.5", seed: int = 0, windows: int = 8) -> str:
+        setting = cells.Setting("c", "t", windows, 16)
+        return cells.Cell("m", setting, cells.Method.parse(method), cells.Target.parse(target), seed).key
+
+    different = [key(), key("wanda"), key("default:refine.steps=3")]
+    different += [key(target="2:4"), key(seed=1), key(windows=9)]
+    assert len(set(different)) == len(different)
+    assert key() == key()
+
+
+def test_figures(bench: dict[str, ModuleType]) -> None:
+    report = bench["quality_report"]
+    assert report.spread([1.0, 3.0], 2) == "2.00 ± 1.41"
+    assert [report.spread(values, 1) for values in ([2.5], [], [math.inf, 1.0])] == ["2.5", "–", "inf"]
+    assert report.spread([1234567.0], 2) == "1.23e+06"
+    old = {"model": "m", "setting": {}, "method": "a", "target": "x", "seed": 0}
+    new, other = old | {"kl": 1.0}, old | {"seed": 1}
+    assert report.merged([old, other], [new]) == [new, other]
+
+
+def test_images_are_found_from_the_readme(bench: dict[str, ModuleType]) -> None:
+    linked = bench["update_readme"]._linked
+    assert linked("![a b](plot.svg) [x](y.md)") == "![a b](benchmarks/results/plot.svg) [x](y.md)"
+    assert linked("![a](https://x/y.svg)") == "![a](https://x/y.svg)"
+
+
+def test_refusals(bench: dict[str, ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench["quality"].main(["--quick", "--method", "nope", "--output", str(tmp_path)]) == 2
+    assert "no recipe 'nope'" in capsys.readouterr().err
+    assert bench["quality"].main(["--tasks", "arc"]) == 2
+    assert "'arc' is unknown" in capsys.readouterr().err
