@@ -8,7 +8,7 @@
 A method is [LABEL=]RECIPE[:KEY=VALUE]...; RECIPE is a built-in recipe, a YAML file, or a method of first
 masks. Each cell (model, method, sparsity, seed) is one line of OUTPUT/records.jsonl as soon as it is done:
 start the same command again after Ctrl-C or a kill and it goes on. The end writes quality.json, quality.md
-and the plots to benchmarks/results, beside what other runs left there; `--quick` writes them to --output.
+and the plots to benchmarks/results, beside what other runs left there (`--quick`: to --output).
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     add("--dtype", default="float32")
     add("--device", default="cpu")
     add("--output", type=Path, help="folder of the records; default: runs/quality, or runs/quality-quick")
+    add("--results", type=Path, help="folder of tables and plots; default: benchmarks/results, or --output")
     add("--again", action="store_true", help="run once more what failed")
     add("--table", action="store_true", help="only tables, plots and README of what benchmarks/results has")
     add("--quick", action="store_true", help="a tiny random model and texts of its own")
@@ -96,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         if options.table:
-            return _report([], RESULTS) or update_readme.main([])
+            return _report([], options.results or RESULTS) or update_readme.main([])
         return _run(options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -150,7 +151,7 @@ def _run(options: argparse.Namespace) -> int:
     keys = {cell.key for cell in cells}
     records = [r for r in read_records(output / "records.jsonl") if r["key"] in keys]
     if records or not interrupted:
-        _report(records, output if quick else RESULTS)
+        _report(records, options.results or (output if quick else RESULTS))
     return 130 if interrupted else 0
 
 

@@ -63,28 +63,30 @@ def _points(
     return found
 
 
+def _colours(own: Sequence[Record]) -> dict[str, str]:
+    """A colour a method, the dense model left out."""
+    methods = dict.fromkeys(r["method"] for r in own if r["method"] != DENSE)
+    return {method: f"C{i % 10}" for i, method in enumerate(methods)}
+
+
 def _draw_sparsity(axes: Any, own: Sequence[Record]) -> None:
     """A line a method over the sparsities; patterns are marks without a line."""
     points = _points(own, lambda r: number(r["perplexity"]))
     share = {r["target"]: r["sparsity"] for r in own}
-    for i, method in enumerate(dict.fromkeys(r["method"] for r in own)):
+    for method, colour in _colours(own).items():
         mine = [(share[target], *point, target) for (target, m), point in points.items() if m == method]
-        if method == DENSE:
-            for _, mean, _, _ in mine:
-                axes.axhline(mean, color="grey", linestyle=":", label=DENSE)
-            continue
         plain = sorted(p for p in mine if ":" not in p[3])
         label: str | None = method
         if plain:
             at, mean, deviation, _ = zip(*plain, strict=True)
-            axes.errorbar(at, mean, yerr=deviation, marker="o", capsize=3, color=f"C{i % 10}", label=label)
+            axes.errorbar(at, mean, yerr=deviation, marker="o", capsize=3, color=colour, label=label)
             label = None
         for at, mean, deviation, target in (p for p in mine if ":" in p[3]):
-            axes.errorbar(
-                [at], [mean], yerr=[deviation], marker="s", capsize=3, color=f"C{i % 10}", label=label
-            )
+            axes.errorbar([at], [mean], yerr=[deviation], marker="s", capsize=3, color=colour, label=label)
             axes.annotate(target, (at, mean), textcoords="offset points", xytext=(6, 0), fontsize=7)
             label = None
+    if (DENSE, DENSE) in points:
+        axes.axhline(points[DENSE, DENSE][0], color="grey", linestyle=":", label=DENSE)
     axes.set(xlabel="sparsity (squares: N:M)")
 
 
@@ -95,14 +97,14 @@ def _draw_time(axes: Any, own: Sequence[Record]) -> None:
     seconds = _points(pruned, lambda r: r["prune_seconds"])
     targets = list(dict.fromkeys(r["target"] for r in pruned))
     marks = dict(zip(targets, itertools.cycle("osDv^<>pP*X"), strict=False))
-    for i, method in enumerate(dict.fromkeys(r["method"] for r in pruned)):
+    for method, colour in _colours(pruned).items():
         for (target, m), (mean, deviation) in points.items():
             if m == method:
                 axes.errorbar(
                     [seconds[target, m][0]],
                     [mean],
                     yerr=[deviation],
-                    color=f"C{i % 10}",
+                    color=colour,
                     capsize=3,
                     marker=marks[target],
                     linestyle="",

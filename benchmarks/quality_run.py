@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import signal
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +73,28 @@ def run_cells(
 
 
 def _in_own_process(cell: Cell) -> Record:
-    """The record of a cell that a new process runs."""
+    """The record of a cell that a new process runs; the process never outlives the call."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    worker = context.Process(target=_send, args=(cell, sender), daemon=True)
+    worker.start()
+    sender.close()
     try:
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            return pool.submit(run_cell, cell).result()
-    except BrokenProcessPool:
-        return _header(cell) | {"error": "its process was killed, for want of memory perhaps"}
+        record: Record = receiver.recv()
+    except EOFError:
+        worker.join()
+        told = f"its process ended with code {worker.exitcode}, killed for want of memory perhaps"
+        record = _header(cell) | {"error": told}
+    finally:
+        worker.terminate()
+        worker.join()
+    return record
+
+
+def _send(cell: Cell, sender: Connection) -> None:
+    """Run a cell in a worker, which leaves Ctrl-C to the process that waits for it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sender.send(plain(run_cell(cell)))
 
 
 def _header(cell: Cell) -> Record:

@@ -31,7 +31,7 @@ def records(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
 
 
-def test_end_to_end(bench: dict[str, ModuleType], tmp_path: Path) -> None:
+def test_end_to_end(bench: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped in its fourth cell, gone on with, then nothing is left to do; the same table either way."""
     arguments = ["--quick", "--sparsity", "0.5", "2:4", "--seeds", "2", "--output", str(tmp_path)]
     run, prune, calls = bench["quality_run"], bench["quality_run"].prune, 0
@@ -89,12 +89,20 @@ def test_end_to_end(bench: dict[str, ModuleType], tmp_path: Path) -> None:
         assert "<svg" in (tmp_path / f"quality-tiny_llama-{plot}.svg").read_text()
     assert len(json.loads((tmp_path / "quality.json").read_text())["records"]) == 13
 
+    updated: list[Any] = []
+    monkeypatch.setattr(bench["update_readme"], "main", lambda arguments: updated.append(arguments) or 0)
+    (tmp_path / "quality.md").unlink()
+    assert bench["quality"].main(["--table", "--results", str(tmp_path)]) == 0
+    assert (tmp_path / "quality.md").read_text() == text
+    assert updated == [[]]
+
 
 def test_a_cell_in_a_process_of_its_own(bench: dict[str, ModuleType], tmp_path: Path) -> None:
     setting = bench["quality"].quick_setting(tmp_path)
     cells = bench["quality_cells"].matrix(["tiny:llama"], [], [], [0], setting)
     (record,) = bench["quality_run"].run_cells(cells, tmp_path)
     assert (record["process"], record["method"], "error" in record) == ("its own", "dense", False)
+    assert record["peak_memory_bytes"] > 1e7
 
 
 def test_what_cannot_be_done_costs_its_own_cells(bench: dict[str, ModuleType], tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from qubo_prune.api import prune
 from qubo_prune.blocks import Block, best_group_pairs, block_of_pairs
+from qubo_prune.cli.output import assignments
 from qubo_prune.errors import InputError
 from qubo_prune.initial import METHODS, Evidence, initial_masks
 from qubo_prune.layers import prunable_layers
@@ -205,6 +206,8 @@ def test_recipes(tmp_path: Path) -> None:
         assert recipe.pattern == "1:4"
         file.write_text(recipe.to_yaml())
         assert Recipe.load(str(file)) == recipe
+    recipe = Recipe.load("default", assignments(["pattern=2:4"]))  # as --set has it
+    assert recipe.pattern == "2:4"
     for data, message in (
         ({"pattern": "4:2"}, r"write N:M with 1 <= N < M"),
         ({"pattern": "1:4"}, r"pattern 1:4 prunes 0\.75 of each layer: set sparsity"),

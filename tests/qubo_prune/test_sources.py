@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from qubo_prune.errors import InputError, MissingPackage
-from qubo_prune.sources import data_dir, data_file, package_path
+from qubo_prune.sources import data_dir, data_file, file_path, package_path
 
 
 @pytest.fixture
@@ -37,6 +37,16 @@ def test_package_refusals(carrier: Path) -> None:
         package_path("not-a-name")
     with pytest.raises(InputError, match="single module"):
         package_path("this")
+
+
+def test_files_by_spec(carrier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUBO_PRUNE_DATA", str(tmp_path))
+    (tmp_path / "a.txt").write_text("x")
+    assert file_path("data:a.txt") == file_path(str(tmp_path / "a.txt")) == tmp_path / "a.txt"
+    assert file_path("package:carrier_package/inner/text.utf8") == carrier / "inner" / "text.utf8"
+    for spec in ("package:carrier_package/inner", str(tmp_path), str(tmp_path / "none")):
+        with pytest.raises(InputError, match="there is no such file"):
+            file_path(spec)
 
 
 def test_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
