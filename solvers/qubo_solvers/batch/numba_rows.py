@@ -246,8 +246,8 @@ class _Run:
 
 @contextmanager
 def torch_threads_kept() -> Iterator[None]:
-    """Put the number of torch's threads back, where torch is loaded: numba's threads, where they are
-    OpenMP's, set it for the whole process."""
+    """Put the number of torch's threads back, where torch is loaded: numba sets OpenMP's threads for the
+    whole process."""
     torch = sys.modules.get("torch")
     before = torch.get_num_threads() if torch else 0
     try:

@@ -19,8 +19,8 @@ INF = float("inf")
 
 def settle(model: TorchRows, rows: State, clock: Clock) -> Any:
     """Descend until no swap improves by fields computed anew; (B,) bool tensor: in which rows that is so."""
-    verified = rows.gain != rows.gain
-    live = verified.logical_not().nonzero()[:, 0]
+    verified = rows.swaps < 0  # nowhere yet
+    live = (rows.swaps >= 0).nonzero()[:, 0]
     for _ in range(PASSES):
         part = rows.take(live)
         model.refresh(part)
@@ -42,7 +42,7 @@ def settle(model: TorchRows, rows: State, clock: Clock) -> Any:
 
 def descend(model: TorchRows, rows: State, clock: Clock) -> bool:
     """Make each row's best listed swap until none improves; False where time ended before."""
-    live = (rows.gain == rows.gain).nonzero()[:, 0]
+    live = (rows.swaps >= 0).nonzero()[:, 0]
     part = rows.take(live)
     while len(live):
         if clock.out():
@@ -63,7 +63,7 @@ def descend(model: TorchRows, rows: State, clock: Clock) -> bool:
 
 def descend_thoroughly(model: TorchRows, rows: State, clock: Clock) -> bool:
     """Descend; where no listed swap improves, make the best of all swaps and go on. False: out of time."""
-    live = (rows.gain == rows.gain).nonzero()[:, 0]
+    live = (rows.swaps >= 0).nonzero()[:, 0]
     while len(live):
         part = rows.take(live)
         done = descend(model, part, clock)
