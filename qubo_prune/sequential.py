@@ -61,6 +61,7 @@ def walk(
     """Change every layer of `state` by `method`, in the order of the forward pass, and write the weights.
 
     forward   a pass of one batch through the state's model
+    batches   all positions count: they must hold no padding
     blend     0: a layer's target is what its original weights make of its present inputs; 1: its outputs in
               the dense model; between: of the blended inputs. Above 0 a dense path is run too, at twice the
               time and memory
