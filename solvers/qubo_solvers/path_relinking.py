@@ -53,7 +53,7 @@ class PathRelinking:
         install="pip install numba",
     )
 
-    def __init__(self, searches: int | None = None, elites: int = 10, patience: int | None = None) -> None:
+    def __init__(self, searches: int | None = None, elites: int = 20, patience: int | None = None) -> None:
         self.searches = None if searches is None else whole_number(self.name, "searches", searches)
         self.elites = whole_number(self.name, "elites", elites, 2)
         self.patience = None if patience is None else whole_number(self.name, "patience", patience)
