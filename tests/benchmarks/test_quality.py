@@ -31,6 +31,7 @@ def records(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_end_to_end(bench: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped in its fourth cell, gone on with, then nothing is left to do; the same table either way."""
     arguments = ["--quick", "--sparsity", "0.5", "2:4", "--seeds", "2", "--output", str(tmp_path)]
@@ -97,6 +98,7 @@ def test_end_to_end(bench: dict[str, ModuleType], tmp_path: Path, monkeypatch: p
     assert updated == [[]]
 
 
+@pytest.mark.slow
 def test_a_cell_in_a_process_of_its_own(bench: dict[str, ModuleType], tmp_path: Path) -> None:
     setting = bench["quality"].quick_setting(tmp_path)
     cells = bench["quality_cells"].matrix(["tiny:llama"], [], [], [0], setting)
