@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from qubo_prune.cli.output import assignments
 from qubo_prune.errors import InputError
-from qubo_prune.initial import METHODS
 from qubo_prune.patterns import Pattern
-from qubo_prune.recipe import Recipe, builtin_recipes
+from qubo_prune.recipe import Initial, Recipe, builtin_recipes
 
 DENSE = "dense"
 """The label of the model as it came, and its target."""
@@ -95,7 +94,8 @@ class Method:
 
     def recipe(self, overrides: dict[str, Any]) -> Recipe:
         """The recipe with the method's settings and these on top. InputError: as for `Recipe.load`."""
-        one_shot = self.source in METHODS and self.source not in builtin_recipes()
+        first_masks = get_args(Initial.model_fields["method"].annotation)
+        one_shot = self.source in first_masks and self.source not in builtin_recipes()
         base = {"initial.method": self.source, "refine": None} if one_shot else {}
         return Recipe.load("default" if one_shot else self.source, base | self.settings | overrides)
 
