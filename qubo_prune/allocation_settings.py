@@ -81,6 +81,41 @@ class Given(_Part):
         return self
 
 
+class Owl(_Part):
+    """Less where the weights' Wanda scores have more outliers (OWL, arXiv 2310.05175)."""
+
+    method: Literal["owl"] = "owl"
+    outlier: float = Field(
+        5.0, gt=0, description="the paper's M: a score above this many times the mean is an outlier"
+    )
+    spread: float = Field(
+        0.08, ge=0, le=0.5, description="the paper's lambda: rates differ by twice this at most"
+    )
+    per: Literal["block", "matrix"] = Field("block", description="what outliers are counted over")
+    floor: float = Field(0.0, ge=0, lt=1, description="least share of a layer to prune")
+    ceiling: float = Field(0.99, gt=0, le=1, description="largest share of a layer to prune")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Owl:
+        _check_bounds(self.floor, self.ceiling)
+        return self
+
+
+class Quantise(_Part):
+    """Grids of weights, learned together with the rates."""
+
+    bits: int = Field(4, ge=2, le=8)
+    group: int | None = Field(
+        None, ge=2, description="consecutive inputs of a row that share a grid; None: the row"
+    )
+
+
+def _check_bounds(floor: float, ceiling: float) -> None:
+    """ValueError: a floor above the ceiling."""
+    if floor > ceiling:
+        raise ValueError(f"floor {floor} is above ceiling {ceiling}")
+
+
 def _named(value: Any) -> Any:
     """A method's name alone is that method with its usual settings; no method named is uniform."""
     if isinstance(value, str):
@@ -90,10 +125,53 @@ def _named(value: Any) -> Any:
     return value
 
 
-AllocationSettings = Annotated[
-    Annotated[Uniform | AlphaPruning | Given, Field(discriminator="method")], BeforeValidator(_named)
+Between = Annotated[
+    Annotated[Uniform | AlphaPruning | Owl, Field(discriminator="method")], BeforeValidator(_named)
 ]
-"""The recipe's `allocation`: {method: uniform | alphapruning | given, ...}, or a method's name."""
+"""What shares out the budget between blocks."""
+OptimiserName = Literal["adamw", "prodigy"]
+"""See `allocation.optimisers`."""
+
+
+class Besa(_Part):
+    """Rates learned from what each block answers (BESA, arXiv 2402.16880)."""
+
+    method: Literal["besa"] = "besa"
+    per: Literal["layer", "row"] = Field("layer", description="what has a rate of its own")
+    between: Between = Field(
+        default_factory=Uniform,
+        description="shares out the budget between blocks: uniform, alphapruning, owl",
+    )
+    importance: Literal["wanda", "magnitude"] = Field("wanda", description="orders the weights of a row")
+    target: Literal["pruned_path", "dense_path"] = Field(
+        "pruned_path",
+        description="what a block is to answer: its dense weights to its inputs behind pruned blocks, or the "
+        "dense model's own answers",
+    )
+    candidates: int = Field(100, ge=2, le=1000, description="candidate rates: 0, 1 / candidates, ..., 1")
+    steps: int = Field(100, ge=0, description="gradient steps a block, over the batches in turn")
+    optimiser: OptimiserName = "adamw"
+    learning_rate: float | None = Field(None, gt=0, description="None: 0.05 for adamw, 1 for prodigy")
+    penalty: float = Field(
+        100.0, ge=0, description="times ((rate - target) / target)^2, beside the error relative to the start"
+    )
+    quantise: Quantise | None = Field(None, description="bits and group of grids learned too; None: not")
+    floor: float = Field(0.0, ge=0, lt=1, description="least share of a layer (or row) to prune")
+    ceiling: float = Field(0.99, gt=0, le=1, description="largest share of a layer (or row) to prune")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Besa:
+        if isinstance(self.between, AlphaPruning) and self.between.group is not None:
+            raise ValueError("between blocks there is no N:M pattern: leave between.group out")
+        _check_bounds(self.floor, self.ceiling)
+        return self
+
+
+AllocationSettings = Annotated[
+    Annotated[Uniform | AlphaPruning | Owl | Besa | Given, Field(discriminator="method")],
+    BeforeValidator(_named),
+]
+"""The recipe's `allocation`: {method: uniform | alphapruning | owl | besa | given, ...}, or a name alone."""
 
 
 def conflict(settings: AllocationSettings, granularity: str | None, by_gain: bool) -> str | None:
@@ -101,6 +179,8 @@ def conflict(settings: AllocationSettings, granularity: str | None, by_gain: boo
     refinement whose candidates are not chosen by gain; or None."""
     if settings.method != "uniform" and granularity == "global":
         return f"initial.granularity global shares out the budget: not with allocation {settings.method}"
+    if isinstance(settings, Besa) and settings.per == "row" and granularity not in (None, "output"):
+        return f"allocation.per row gives each output a count: not with initial.granularity {granularity}"
     if isinstance(settings, AlphaPruning) and settings.group is not None:
         if granularity is not None:
             return "allocation.group is a granularity of its own: leave initial.granularity out"

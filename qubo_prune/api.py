@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import qubo_solvers
-from qubo_prune.allocation import Allocation, allocate, check_allocation
+from qubo_prune.allocation import Allocation, Observed, allocate, check_allocation
 from qubo_prune.calibration import Calibration
 from qubo_prune.errors import InputError
 from qubo_prune.initial import METHODS, Evidence, initial_masks
@@ -128,7 +128,8 @@ def prune(
         evidence = _evidence(state, objective, data, recipe, say)
         clock.lap("statistics")
         say(Progress("allocation"))
-        allocation = _allocation(layers, recipe, say)
+        observed = Observed(model, _forward(model, objective), _statistics_batches(data, recipe))
+        allocation = _allocation(layers, recipe, observed, say)
         clock.lap("allocation")
         say(Progress("first mask"))
         walks: dict[str, list[LayerRecord]] = {}
@@ -141,7 +142,10 @@ def prune(
             masks = initial_masks(
                 recipe.initial.method, layers, recipe.sparsity if over_all else allocation.counts,
                 recipe.initial.granularity, evidence=evidence, group=allocation.group,
+                rows=allocation.rows,
             )  # fmt: skip
+            for name, values in allocation.values.items():
+                state.refit(name, values)
             state.set_masks(masks)
         clock.lap("initial")
         counted = Counted(report_pairs, "loss of the first mask", say)
@@ -216,14 +220,14 @@ def _objective(recipe: Recipe, loss: Loss | Objective | None) -> Objective:
     return CustomLoss(loss) if not hasattr(loss, "signals") else loss  # type: ignore[return-value]
 
 
-def _allocation(layers: dict[str, Layer], recipe: Recipe, say: OnProgress) -> Allocation:
+def _allocation(layers: dict[str, Layer], recipe: Recipe, observed: Observed, say: OnProgress) -> Allocation:
     """How much to prune in each layer, and in groups of which size."""
     if (pattern := _pattern(recipe)) is not None:
         sizes = {name: layer.numel for name, layer in layers.items()}
         return Allocation("uniform", pattern.counts(layers), sizes, pattern.group)
     return allocate(
         layers, recipe.sparsity, recipe.allocation,
-        on_layer=lambda done, total: say(Progress("allocation", done, total)),
+        on_layer=lambda done, total: say(Progress("allocation", done, total)), observed=observed,
     )  # fmt: skip
 
 

@@ -48,6 +48,22 @@ def keep_topk(
     return keep_topk_global({name: scores}, n_prune)[name]
 
 
+def keep_rows(scores: Tensor, counts: Tensor, *, name: str = "scores") -> Tensor:
+    """bool (out, in), True = kept: row i prunes exactly its `counts[i]` lowest scores, ties by column.
+
+    counts: (out,) integers. InputError, naming `name`: scores as for `keep_topk`, counts that fit no row.
+    """
+    _check(scores, 0, name)
+    out, inputs = scores.shape
+    if counts.shape != (out,) or not bool(((counts >= 0) & (counts <= inputs)).all()):
+        raise InputError(f"{name}: it needs a count from 0 to {inputs} for each of its {out} rows.")
+    order = _comparable(scores).argsort(dim=1, stable=True)
+    places = torch.arange(inputs, device=scores.device)
+    return torch.empty_like(scores, dtype=torch.bool).scatter_(
+        1, order, places >= counts.to(scores.device)[:, None]
+    )
+
+
 def keep_topk_global(scores: Mapping[str, Tensor], n_prune: int) -> dict[str, Tensor]:
     """bool (out, in) for each layer: prunes exactly `n_prune` weights, the lowest scores over all layers
     together.

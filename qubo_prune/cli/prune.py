@@ -26,7 +26,8 @@ def prune(
     recipe: Annotated[str, typer.Option(help="default, icbs-paper or a YAML file.")] = "default",
     sparsity: Annotated[float | None, typer.Option(help="Share of the layers' weights to prune.")] = None,
     allocation: Annotated[
-        str | None, typer.Option(help="How layers share it: uniform, alphapruning, or a file of rates.")
+        str | None,
+        typer.Option(help="Shares of layers: uniform, alphapruning, owl, besa, or a file."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Chooses windows, samples and the solver's path.")] = None,
     solver: Annotated[

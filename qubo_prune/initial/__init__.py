@@ -12,7 +12,7 @@ from qubo_prune.initial import gradient, magnitude, random, wanda
 from qubo_prune.layers import Layer
 from qubo_prune.masks import Masks
 from qubo_prune.patterns import Pattern
-from qubo_prune.selection import Granularity, keep_topk, keep_topk_global, nm_mask, prune_count
+from qubo_prune.selection import Granularity, keep_rows, keep_topk, keep_topk_global, nm_mask, prune_count
 
 Need = Literal["moments", "gradients"]
 
@@ -74,6 +74,7 @@ def initial_masks(
     evidence: Evidence | None = None,
     group: int | None = None,
     pattern: Pattern | None = None,
+    rows: Mapping[str, Tensor] | None = None,
 ) -> Masks:
     """bool (out, in) for each layer, True = kept, pruning the lowest scores of a method; weights are not
     changed.
@@ -83,7 +84,8 @@ def initial_masks(
     granularity: what counts hold over, see `keep_topk`; None: the method's usual one (Wanda "output", else
     "layer"). evidence: what the method needs, as its `METHODS` entry says.
     group: M; each layer then prunes its count in equal shares of each M consecutive inputs of a row. pattern:
-    N:M in every layer; sparsity is then the pattern's own, and granularity None.
+    N:M in every layer; sparsity is then the pattern's own, and granularity None. rows: layer -> (out,) weights
+    to prune in each row, for layers whose allocation says that.
 
     InputError, before any work: an unknown method, evidence that is missing or lacks a layer, counts that fit
     no layer, counts for each layer together with "global", or a pattern with another sparsity, with a
@@ -116,8 +118,11 @@ def initial_masks(
             name: nm_mask(chosen.scores(layer, evidence), kept[name], group, name=name)
             for name, layer in layers.items()
         }
+    rows = rows or {}
     return {
-        name: keep_topk(chosen.scores(layer, evidence), counts[name], granularity, name=name)
+        name: keep_rows(chosen.scores(layer, evidence), rows[name], name=name)
+        if name in rows
+        else keep_topk(chosen.scores(layer, evidence), counts[name], granularity, name=name)
         for name, layer in layers.items()
     }
 

@@ -1,0 +1,205 @@
+"""qubo-prune allocate: how much of each layer a rule prunes, as table, JSON, and YAML that prune reads."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+from rich.table import Table
+
+from qubo_prune.cli.live import Live
+from qubo_prune.cli.output import assignments, guarded, notes, number, print_json, results
+from qubo_prune.errors import InputError
+
+if TYPE_CHECKING:
+    from qubo_prune.allocation import Allocation, Observed
+    from qubo_prune.allocation_settings import AllocationSettings
+    from qubo_prune.models import LoadedModel
+
+
+@guarded
+def allocate(
+    model: Annotated[str, typer.Argument(help="A folder, a .gguf file, package:NAME or a Hugging Face id.")],
+    method: Annotated[
+        str, typer.Option(help="uniform, alphapruning, owl, besa, given, or a file of rates.")
+    ] = "besa",
+    sparsity: Annotated[float, typer.Option(min=0, max=1, help="Share of all weights to prune.")] = 0.5,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method: per, between, steps, ..."),
+    ] = None,
+    calibration: Annotated[
+        str | None, typer.Option(help="Text for owl and besa, as for prune. Default: C4 text from exllamav3.")
+    ] = None,
+    windows: Annotated[int, typer.Option(min=1, help="Calibration windows.")] = 64,
+    length: Annotated[int, typer.Option(min=2, help="Tokens a window.")] = 128,
+    batch: Annotated[int, typer.Option(min=1, help="Windows per forward pass.")] = 4,
+    seed: Annotated[int, typer.Option(help="Chooses the windows.")] = 0,
+    include: Annotated[
+        list[str] | None, typer.Option(help="Layer name pattern; default: all in the blocks. Repeatable.")
+    ] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Layer name pattern. Repeatable.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the rates to this YAML file, for prune --allocation FILE.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64.")] = "float32",
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as one JSON object.")] = False,
+) -> None:
+    """Share out a sparsity over the layers of a model, without pruning it."""
+    chosen = _settings(method, assignments(settings or []))
+    if output is not None and not output.absolute().parent.is_dir():
+        raise InputError(f"--output {str(output)!r}: there is no folder {str(output.absolute().parent)!r}")
+    begun = time.perf_counter()
+    with Live(notes()) as live:
+        found = _allocated(live, model, chosen, sparsity, calibration, (windows, length, batch, seed),
+                           include or [], exclude or [], dtype, device)  # fmt: skip
+    report = _report(found, chosen, sparsity) | {"seconds": time.perf_counter() - begun}
+    if output is not None:
+        output.write_text(_rates_file(found, sparsity), encoding="utf-8")
+    if as_json:
+        print_json(report)
+    else:
+        _show(report, model)
+        if output is not None:
+            results().print(f"written: {output}", markup=False, soft_wrap=True)
+
+
+def _settings(method: str, given: dict[str, Any]) -> AllocationSettings:
+    """The allocation's settings, `allocation.` before their names or not."""
+    from qubo_prune.recipe import Recipe
+
+    named: dict[str, Any] = {key.removeprefix("allocation."): value for key, value in given.items()}
+    data: dict[str, Any] = {"method": method}
+    if Path(method).is_file():
+        data = {"method": "given", "file": method}
+    nested = {key: value for key, value in named.items() if "." not in key}
+    overrides = {f"allocation.{key}": value for key, value in named.items() if "." in key}
+    return Recipe.parse(
+        _with({"allocation": data | nested, "refine": None}, overrides), "--method and --set"
+    ).allocation
+
+
+def _with(data: dict[str, Any], dotted: dict[str, Any]) -> dict[str, Any]:
+    """The nested dict with values set by dotted names (quantise.bits)."""
+    for name, value in dotted.items():
+        *parents, last = name.split(".")
+        part = data
+        for key in parents:
+            part = part.setdefault(key, {})
+            if not isinstance(part, dict):
+                raise InputError(f"--set {name}: {key!r} is not a group of settings")
+        part[last] = value
+    return data
+
+
+def _allocated(
+    live: Live,
+    model: str,
+    settings: AllocationSettings,
+    sparsity: float,
+    text: str | None,
+    shape: tuple[int, int, int, int],
+    include: list[str],
+    exclude: list[str],
+    dtype: str,
+    device: str,
+) -> Allocation:
+    """The allocation; whatever can be refused without data is refused before texts are read."""
+    from qubo_prune.allocation import allocate as share_out
+    from qubo_prune.allocation import check_allocation
+    from qubo_prune.layers import prunable_layers
+    from qubo_prune.models import load_model
+
+    live.phase("load model")
+    loaded = load_model(model, dtype=dtype, device=device)
+    layers = prunable_layers(loaded.model, include, exclude)
+    check_allocation(layers, sparsity, settings)
+    observed = None
+    if settings.method in ("owl", "besa"):
+        live.phase("read text")
+        observed = _observed(loaded, model, text, *shape)
+    live.phase("allocation", len(layers))
+    return share_out(layers, sparsity, settings, on_layer=live.done, observed=observed)
+
+
+def _observed(
+    loaded: LoadedModel, model: str, text: str | None, windows: int, length: int, batch: int, seed: int
+) -> Observed:
+    """The model with calibration windows of the text."""
+    import torch
+
+    from qubo_prune.allocation import Observed
+    from qubo_prune.calibration import TextSource, split_ranges, tokenise
+    from qubo_prune.forward import forward_of
+    from qubo_prune.texts import CALIBRATION_TEXT
+
+    if loaded.tokenizer is None:
+        raise InputError(f"model {model!r} has no tokenizer beside it: save one there, or allocate in Python")
+    tokens = tokenise(loaded.tokenizer, TextSource(text or CALIBRATION_TEXT).read())
+    ranges = split_ranges(tokens, calibrate=(windows, length), accept=(1, 2), report=(1, 2), seed=seed)
+    batches = list(torch.split(ranges.calibrate, batch))
+    return Observed(loaded.model, forward_of(loaded.model), batches)
+
+
+def _metric(found: Allocation, settings: AllocationSettings) -> str | None:
+    """The name of the figure that the rule went by."""
+    names = {"alphapruning": getattr(settings, "metric", None), "owl": "outliers", "besa": "learned_rate"}
+    return names.get(found.method)
+
+
+def _report(found: Allocation, settings: AllocationSettings, sparsity: float) -> dict[str, Any]:
+    """What --json prints."""
+    metric = _metric(found, settings)
+    return {
+        "method": found.method,
+        "target": sparsity,
+        "settings": settings.model_dump(mode="json"),
+        "total_weights": sum(found.sizes.values()),
+        "pruned_weights": sum(found.counts.values()),
+        "metric": metric,
+        "layers": {
+            name: {
+                "weights": found.sizes[name],
+                "pruned": count,
+                "rate": found.rates[name],
+                "metric": None if metric is None else found.seen[name][metric],
+            }
+            for name, count in found.counts.items()
+        },
+        **found.details,
+    }
+
+
+def _rates_file(found: Allocation, sparsity: float) -> str:
+    """YAML that `allocation.given.read_rates` reads."""
+    return yaml.safe_dump(
+        {"method": found.method, "sparsity": sparsity, "rates": found.rates}, sort_keys=False, width=1000
+    )
+
+
+def _show(report: dict[str, Any], model: str) -> None:
+    """The table for a person."""
+    console = results()
+    metric = report["metric"]
+    table = Table("layer", title=f"{model} at {report['target']:.1%}, {report['method']}",
+                  title_justify="left")  # fmt: skip
+    for column in ("weights", "pruned", "sparsity", *([] if metric is None else [metric])):
+        table.add_column(column, justify="right")
+    for name, row in report["layers"].items():
+        figures = [] if metric is None else [number(row["metric"], 4)]
+        table.add_row(name, f"{row['weights']:,}", f"{row['pruned']:,}", f"{row['rate']:.2%}", *figures)
+    console.print(table)
+    if blocks := report.get("blocks"):
+        errors = Table("block", title="relative error of the blocks' answers", title_justify="left")
+        for column in ("start", "learned", "taken", "seconds"):
+            errors.add_column(column, justify="right")
+        for row in blocks:
+            start, learned = number(row["error_start"], 5), number(row["error_learned"], 5)
+            errors.add_row(row["block"], start, learned, row["taken"], number(row["seconds"], 1))
+        console.print(errors)
+    pruned, total = report["pruned_weights"], report["total_weights"]
+    console.print(f"{pruned:,} of {total:,} weights to prune ({pruned / total:.4%})")
