@@ -55,7 +55,8 @@ def allocate(
     records: list[dict[str, Any]] = []
     with frozen(observed.model), torch.no_grad():
         path = _Paths(Blocks(observed.forward, modules), modules, observed.batches, settings)
-        for at, (name, names) in enumerate(inside.items()):
+        last = max(at for at, names in enumerate(inside.values()) if names)
+        for at, (name, names) in enumerate(list(inside.items())[: last + 1]):
             own = {layer.removeprefix(f"{name}.") + ".weight": layers[layer] for layer in names}
             counts = {key: between[layer.name] for key, layer in own.items()}
             fit = path.fit(at, own, counts)

@@ -1,4 +1,4 @@
-"""The command `qubo-prune`: a file a subcommand, importing torch late."""
+"""The command `qubo-prune`, a file for each of its commands, which import torch late."""
 
 import typer
 

@@ -84,8 +84,8 @@ def initial_masks(
     granularity: what counts hold over, see `keep_topk`; None: the method's usual one (Wanda "output", else
     "layer"). evidence: what the method needs, as its `METHODS` entry says.
     group: M; each layer then prunes its count in equal shares of each M consecutive inputs of a row. pattern:
-    N:M in every layer; sparsity is then the pattern's own, and granularity None. rows: layer -> (out,) weights
-    to prune in each row, for layers whose allocation says that.
+    N:M in every layer; sparsity is then the pattern's own, and granularity None. rows: layer -> (out,)
+    weights to prune in each row, for layers whose allocation says that.
 
     InputError, before any work: an unknown method, evidence that is missing or lacks a layer, counts that fit
     no layer, counts for each layer together with "global", or a pattern with another sparsity, with a

@@ -1,0 +1,1 @@
+"""How fast pruned layers are on this hardware: sparse products next to dense ones, and their break-even."""
