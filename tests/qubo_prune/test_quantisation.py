@@ -1,0 +1,57 @@
+"""Grids: the textbook's rounding, at most 2^bits values, zero among them, gradients of the clipping."""
+
+import pytest
+import torch
+
+from qubo_prune.quantisation import quantise
+
+
+def weights(rows: int = 4, columns: int = 24, seed: int = 0) -> torch.Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("group", [None, 8, 24])
+def test_each_group_has_a_grid_of_its_own(bits: int, group: int | None) -> None:
+    weight = weights()
+    found = quantise(weight, bits, group)
+    for row, new in zip(weight.reshape(-1, group or 24), found.reshape(-1, group or 24), strict=True):
+        low, high = min(0.0, float(row.min())), max(0.0, float(row.max()))
+        step = (high - low) / (2**bits - 1)
+        zero = round(-low / step)
+        expected = [
+            (min(2**bits - 1, max(0, round(float(w) / step) + zero)) - zero) * step for w in row
+        ]  # fmt: skip
+        torch.testing.assert_close(new, torch.tensor(expected), rtol=1e-4, atol=1e-6)
+        assert len(new.unique()) <= 2**bits
+        assert float((new - row).abs().max()) <= step * (0.5 + 0.5) + 1e-6  # z too is rounded
+
+
+def test_zero_is_on_every_grid() -> None:
+    weight = weights().abs() + 5.0  # no negative weight: a grid from min to max would lose 0
+    weight[:, 3] = 0.0
+    assert not quantise(weight, 3)[:, 3].any()
+    assert not quantise(torch.zeros(2, 4), 4).any()
+    kept = quantise(weight.to(torch.bfloat16), 4, 8)
+    assert kept.dtype == torch.bfloat16
+    assert torch.isfinite(kept).all()
+
+
+def test_clipping_is_learned() -> None:
+    weight = weights(columns=64)
+    weight[:, 0] = 12.0  # an outlier that makes the grid coarse
+    scale = torch.ones(64)
+    scale[0] = 0.01
+    low, high = (torch.full((4, 1), 4.0, requires_grad=True) for _ in range(2))
+    optimiser = torch.optim.AdamW([low, high], lr=0.05, weight_decay=0.0)
+
+    def error(values: torch.Tensor) -> torch.Tensor:
+        return ((values - weight) * scale).square().mean()
+
+    before = float(error(quantise(weight, 3)))
+    for _ in range(60):
+        optimiser.zero_grad()
+        error(quantise(weight, 3, None, low.sigmoid(), high.sigmoid())).backward()
+        optimiser.step()
+    with torch.no_grad():
+        assert float(error(quantise(weight, 3, None, low.sigmoid(), high.sigmoid()))) < 0.8 * before
