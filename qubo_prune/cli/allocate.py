@@ -60,6 +60,9 @@ def allocate(
     report = _report(found, chosen, sparsity) | {"seconds": time.perf_counter() - begun}
     if output is not None:
         output.write_text(_rates_file(found, sparsity), encoding="utf-8")
+        if found.rows or found.values:
+            notes().print("the file has the layers' rates; rates of rows and quantised weights come with "
+                          "prune --allocation besa", soft_wrap=True)  # fmt: skip
     if as_json:
         print_json(report)
     else:

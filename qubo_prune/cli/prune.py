@@ -157,6 +157,9 @@ def _show(report: dict[str, Any]) -> None:
             f"perplexity: {text['windows']} windows of {text['length']} tokens of {text['text']}",
             markup=False,
         )
+    if grids := report["allocation"].get("quantisation"):
+        shared = "row" if grids["group"] is None else f"{grids['group']} inputs"
+        console.print(f"weights are on grids of {grids['bits']} bits, one for each {shared}, saved as floats")
     console.print("KL: nats per predicted token, on calibration text that no decision saw", markup=False)
     cost = f"{report['seconds']:.0f} s, {report['peak_memory_bytes'] / 2**30:.1f} GiB at most"
     console.print(f"{cost}; ended by: {report['stopped']}")

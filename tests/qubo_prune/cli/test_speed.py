@@ -1,0 +1,30 @@
+"""qubo-prune speed: JSON and table of a tiny model, and what it refuses."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+
+def test_json(invoke: Callable[..., Any], world: Any) -> None:
+    small = ["--tokens", 1, "--tokens", 4, "--sparsity", 0.9, "--sparsity", 0.5, "--budget", 0]
+    report = json.loads(invoke("speed", world.model, *small, "--json").stdout)
+    assert {row["format"] for row in report["speeds"]} == {"scipy_csr", "torch_csr", "2:4"}
+    assert {row["tokens"] for row in report["speeds"]} == {1, 4}
+    assert {tuple(row["shape"]) for row in report["speeds"]} == {(16, 16), (8, 16), (24, 16), (16, 24)}
+    for row in report["speeds"]:
+        if row["refusal"] is None:
+            assert [point[0] for point in row["curve"]] == [0.5, 0.9]
+            assert row["dense"] > 0
+            assert row["pruned"] is None  # the model is dense
+    assert report["provenance"]["processor"]
+
+
+def test_table(invoke: Callable[..., Any], world: Any) -> None:
+    shown = invoke("speed", world.model, "--tokens", 1, "--sparsity", 0.9, "--budget", 0,
+                   "--include", "*.q_proj").stdout  # fmt: skip
+    assert all(word in shown for word in ("16 x 16", "scipy_csr", "2:4 was not measured: on CUDA only"))
+
+
+def test_refusals(refuses: Callable[..., str], world: Any) -> None:
+    assert "above 0 and below 1" in refuses("speed", world.model, "--sparsity", 1)
+    assert "matches no linear layer" in refuses("speed", world.model, "--include", "*.nothing")
