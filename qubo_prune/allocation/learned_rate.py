@@ -50,12 +50,12 @@ def pruning_probability(logits: Tensor, n: int) -> Tensor:
     """(R, n): the probability that the weight of rank k (0: the least important of n) is pruned.
 
     The share of candidate rates p_d with n p_d > k: the sum of the last shares, which does not rise with k.
+    A product of matrices, so that the backward pass too adds in one order on every device.
     """
     steps = logits.shape[1] - 1
-    beta = torch.softmax(logits, 1)
-    reached = beta.flip(1).cumsum(1).flip(1)
-    first = torch.arange(n, device=logits.device) * steps // n + 1
-    return reached[:, first]
+    rates = torch.arange(steps + 1, device=logits.device)[:, None] * n
+    reaching = rates > torch.arange(n, device=logits.device) * steps
+    return torch.softmax(logits, 1) @ reaching.to(logits.dtype)
 
 
 def ranked(scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,8 +98,8 @@ def straight_through(weight: Tensor, logits: Tensor, order: Tensor, rank: Tensor
 
     logits: (1, steps + 1) for a layer, (out, steps + 1) for its rows; a row of n weights loses n * rate of
     them, rounded. order, rank: from `ranked`. The gradient of a weight's mask goes to its
-    `pruning_probability`, with the sign turned, and from there to all shares (the paper's Section 3.2). No
-    scatter with additions: the same on every run, on every device.
+    `pruning_probability`, with the sign turned, and from there to all shares (the paper's Section 3.2).
+    Nothing is scattered with additions, so a run on the same device gives the same again.
     """
     columns = weight.shape[1]
     counts = (expected_rate(logits.detach()) * columns).round().to(torch.int32)

@@ -12,7 +12,7 @@ from torch import Tensor
 from qubo_prune.layers import Layer
 from qubo_prune.selection import keep_topk, prune_count
 from qubo_prune.speed.break_even import break_even
-from qubo_prune.speed.formats import FORMATS, dense
+from qubo_prune.speed.formats import FORMATS, Format, dense
 from qubo_prune.speed.timing import seconds_of
 
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -110,29 +110,47 @@ def _measured(
     base = seconds_of(dense(full, x), weight.device, budget=budget)
     found = []
     for name, form in FORMATS.items():
-        if (why := form.refusal(weight)) is not None:
-            found.append(Speed(shape, layers, own, tokens, name, None, None, (), None, why))
-            continue
-
-        def timed(w: Tensor, prepare: Callable[..., Any] = form.prepare) -> float:
-            return seconds_of(prepare(w, x), w.device, budget=budget)
-
-        if form.free:
-            curve = tuple(
-                (
-                    s,
-                    timed(
-                        full.masked_fill(~keep_topk(scores, prune_count(full.numel(), s)).to(full.device), 0)
-                    ),
-                )
-                for s in sparsities
-            )
-            even = break_even([s for s, _ in curve], [t / base for _, t in curve])
-            pruned = timed(weight) if own > 0 else None
+        why = form.refusal(weight)
+        if why is None:
+            try:
+                curve, even, pruned = _timed(form, weight, full, scores, x, sparsities, base, budget)
+            except (
+                RuntimeError
+            ) as error:  # this build of torch lacks the kernel, or the shape does not fit it
+                why = str(error).strip().splitlines()[0]
+        if why is None:
+            found.append(Speed(shape, layers, own, tokens, name, base, pruned, curve, even, None))
         else:
-            curve, even, pruned = ((0.5, timed(full)),), None, None
-        found.append(Speed(shape, layers, own, tokens, name, base, pruned, curve, even, None))
+            found.append(Speed(shape, layers, own, tokens, name, None, None, (), None, why))
     return found
+
+
+def _timed(
+    form: Format,
+    weight: Tensor,
+    full: Tensor,
+    scores: Tensor,
+    x: Tensor,
+    sparsities: Sequence[float],
+    base: float,
+    budget: float,
+) -> tuple[tuple[tuple[float, float], ...], float | None, float | None]:
+    """The curve, the break-even sparsity and the seconds with the weight's own zeros, as in `Speed`.
+
+    full: random weights of the same shape, pruned by random scores. base: seconds of the dense product.
+    """
+
+    def seconds(w: Tensor) -> float:
+        return seconds_of(form.prepare(w, x), w.device, budget=budget)
+
+    if not form.free:
+        return ((0.5, seconds(full)),), None, None
+    curve = []
+    for sparsity in sparsities:
+        keep = keep_topk(scores, prune_count(full.numel(), sparsity)).to(full.device)
+        curve.append((sparsity, seconds(full.masked_fill(~keep, 0))))
+    even = break_even([s for s, _ in curve], [t / base for _, t in curve])
+    return tuple(curve), even, seconds(weight) if _sparsity(weight) > 0 else None
 
 
 def _sparsity(weight: Tensor) -> float:

@@ -148,6 +148,21 @@ def test_joint_quantisation_beats_pruning_then_rounding(bits: int, group: int | 
             assert not torch.equal(values, rounded)  # the clipping moved
 
 
+def test_joint_quantisation_beats_rounding_behind_learned_rates() -> None:
+    model, data = tiny_llama(), batches()
+    joint = besa(model, steps=40, quantise=Quantise(bits=3), learning_rate=0.05)
+    alone = besa(model, steps=40, learning_rate=0.05)
+    layers = {n: layer for n, layer in prunable_layers(model).items() if ".0." in n}
+    evidence = Evidence(collect_norms(model, layers, data))
+    masks = initial_masks("wanda", layers, {n: alone.counts[n] for n in layers}, evidence=evidence)
+    dense, rounded = of_block(model, 0, data), tiny_llama()
+    with torch.no_grad():
+        for name, layer in prunable_layers(rounded).items():
+            if name in masks:
+                layer.weight.copy_(quantise(layer.weight, 3) * masks[name])
+    assert joint.details["blocks"][0]["error_learned"] < relative(of_block(rounded, 0, data), dense)
+
+
 def test_start_is_kept_where_nothing_is_gained() -> None:
     model = tiny_llama()
     found = besa(model, steps=0)

@@ -8,7 +8,7 @@ from torch import nn
 
 from qubo_prune.layers import prunable_layers
 from qubo_prune.speed.break_even import break_even
-from qubo_prune.speed.formats import FORMATS, dense
+from qubo_prune.speed.formats import FORMATS, Format, dense
 from qubo_prune.speed.measure import measure
 from qubo_prune.speed.timing import seconds_of
 from qubo_prune.testing import tiny_mlp
@@ -92,6 +92,16 @@ def test_one_layer_of_each_shape_the_sparsest() -> None:
     assert by[(4, 8), "torch_csr"].speedup is None
     assert by[(8, 8), "2:4"].refusal == "on CUDA only"
     assert by[(8, 8), "2:4"].to_dict()["curve"] == ()
+
+
+def test_a_kernel_that_is_missing_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(weight: torch.Tensor, x: torch.Tensor) -> None:
+        raise RuntimeError("no such kernel\nin this build")
+
+    monkeypatch.setitem(FORMATS, "torch_csr", Format(missing, lambda weight: None))  # type: ignore[arg-type]
+    found = measure(prunable_layers(tiny_mlp(sizes=(8, 4))), (1,), (0.5,), budget=0.0)
+    assert {one.format: one.refusal for one in found}["torch_csr"] == "no such kernel"
+    assert {one.format: one.refusal for one in found}["scipy_csr"] is None
 
 
 def test_refusals() -> None:
