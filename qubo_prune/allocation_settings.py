@@ -150,10 +150,13 @@ class Besa(_Part):
     )
     candidates: int = Field(100, ge=2, le=1000, description="candidate rates: 0, 1 / candidates, ..., 1")
     steps: int = Field(100, ge=0, description="gradient steps a block, over the batches in turn")
+    checks: int = Field(
+        4, ge=1, description="how often a block's rates are judged at the exact budget; the best are taken"
+    )
     optimiser: OptimiserName = "adamw"
     learning_rate: float | None = Field(None, gt=0, description="None: 0.05 for adamw, 1 for prodigy")
     penalty: float = Field(
-        100.0, ge=0, description="times ((rate - target) / target)^2, beside the error relative to the start"
+        30.0, ge=0, description="times ((rate - target) / target)^2, beside the error relative to the start"
     )
     quantise: Quantise | None = Field(None, description="bits and group of grids learned too; None: not")
     floor: float = Field(0.0, ge=0, lt=1, description="least share of a layer (or row) to prune")

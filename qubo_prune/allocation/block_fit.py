@@ -52,6 +52,7 @@ class BlockFit:
     error_start   the block's relative error with the counts to begin with (Wanda's mask; rounded to nearest)
     error_learned the same with the learned rates (and clipping), moved to the budget
     learned       whether these were taken: the start is kept where they are no better
+    seconds       of the whole choice
     """
 
     layers: dict[str, LayerFit]
@@ -126,14 +127,14 @@ class _Learned:
         return self.layer.oriented(straight_through(self.values(), self.logits, self.order, self.rank))
 
     @torch.no_grad()
-    def counted(self, count: int, rows: Tensor | None, *, clipped: bool) -> Tensor:
-        """The weight as the module stores it, with exactly `count` of its weights pruned."""
+    def counted(self, values: Tensor, count: int, rows: Tensor | None) -> Tensor:
+        """Values as the module stores them, with exactly `count` of them pruned."""
         name = self.layer.name
         if rows is None:
             keep = keep_topk(self.scores, count, "output", name=name)
         else:
             keep = keep_rows(self.scores, rows, name=name)
-        return self.layer.oriented(self.values(clipped=clipped).masked_fill(~keep, 0))
+        return self.layer.oriented(values.masked_fill(~keep, 0))
 
 
 def fit_block(
@@ -150,9 +151,10 @@ def fit_block(
     not changed.
 
     The loss is error / error at the start + penalty * ((rate - target) / target)^2 over the block's rate, as
-    in the published code but for the division by the start, which makes one penalty fit every block. The
-    rates at the end are moved to the budget by one common shift (`project_counts`).
-    Departure: counts that are no better than those to begin with, on the same batches, are not taken.
+    in the published code but for the division by the start, which makes one penalty fit every block.
+    Departure: `settings.checks` times on the way, the last at the end, the rates are moved to the budget by
+    one common shift (`project_counts`) and the error is taken over all batches; the best of these is chosen,
+    and the start where none is better. (Published: the rates at the end, wherever the budget is then.)
     InputError: a budget that bounds do not reach, or Prodigy not installed.
     """
     begun = time.perf_counter()
@@ -160,33 +162,53 @@ def fit_block(
     sizes = torch.tensor([layer.numel for layer in layers.values()], dtype=torch.float64)
     total = sum(counts.values())
     target = total / float(sizes.sum())
-    start = {name: part.counted(counts[name], None, clipped=False) for name, part in learned.items()}
-    before = reconstruction.error(start)
-    if 0 < target < 1 and before > 0:
+    start = best = _judged(reconstruction, learned, {name: (counts[name], None) for name in layers}, False)
+    tried: list[float] = []
+    if 0 < target < 1 and start.error > 0:
         parameters = [tensor for part in learned.values() for tensor in part.parameters]
         descent = Descent(settings.optimiser, parameters, settings.steps, settings.learning_rate)
-        with torch.enable_grad():
-            for step in range(settings.steps):
+        every = max(1, -(-settings.steps // settings.checks))
+        for step in range(settings.steps):
+            with torch.enable_grad():
                 weights = {name: part.masked() for name, part in learned.items()}
-                error = reconstruction.loss(step % len(reconstruction.calls), weights) / before
+                error = reconstruction.loss(step % len(reconstruction.calls), weights) / start.error
                 rates = torch.stack([part.rate() for part in learned.values()])
                 rate = (rates * (sizes / sizes.sum()).to(rates)).sum()
                 descent.step(error + settings.penalty * ((rate - target) / target) ** 2)
-    found = _projected(learned, total, settings)
-    after = {name: part.counted(*found[name], clipped=True) for name, part in learned.items()}
-    error_learned = reconstruction.error(after)
-    better = error_learned < before
-    chosen = found if better else {name: (counts[name], None) for name in layers}
-    with torch.no_grad():
-        fits = {
-            name: LayerFit(
-                *chosen[name], float(part.rate()),
-                None if settings.quantise is None else part.values(clipped=better),
-            )
-            for name, part in learned.items()
-        }  # fmt: skip
+            if (settings.steps - 1 - step) % every == 0:
+                found = _judged(reconstruction, learned, _projected(learned, total, settings), True)
+                tried.append(found.error)
+                best = found if found.error < best.error else best
     seconds = time.perf_counter() - begun
-    return BlockFit(fits, after if better else start, before, error_learned, better, seconds)
+    error_learned = min(tried, default=start.error)
+    return BlockFit(best.layers, best.weights, start.error, error_learned, best is not start, seconds)
+
+
+@dataclass(frozen=True, eq=False)
+class _Candidate:
+    """Counts with their error over all batches; see `BlockFit`."""
+
+    error: float
+    layers: dict[str, LayerFit]
+    weights: dict[str, Tensor]
+
+
+@torch.no_grad()
+def _judged(
+    reconstruction: Reconstruction,
+    learned: Mapping[str, _Learned],
+    counts: Mapping[str, tuple[int, Tensor | None]],
+    clipped: bool,
+) -> _Candidate:
+    """The candidate of these counts, with the clipping as it is now learned, or without."""
+    fits, weights = {}, {}
+    for name, part in learned.items():
+        values = part.values(clipped=clipped)
+        fits[name] = LayerFit(
+            *counts[name], float(part.rate()), None if part.settings.quantise is None else values
+        )
+        weights[name] = part.counted(values, *counts[name])
+    return _Candidate(reconstruction.error(weights), fits, weights)
 
 
 @torch.no_grad()
