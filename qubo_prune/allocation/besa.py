@@ -51,6 +51,9 @@ def allocate(
     check(layers, sparsity, settings)
     modules, inside = _blocks(observed, layers)
     between = _between(layers, sparsity, settings, observed)
+    if settings.per == "row":
+        for name, names in inside.items():
+            _check_rows(name, [layers[layer] for layer in names], sum(between[n] for n in names), settings)
     found: dict[str, LayerFit] = {}
     records: list[dict[str, Any]] = []
     with frozen(observed.model), torch.no_grad():
@@ -125,6 +128,14 @@ def _between(
         sizes, rates, sum(counts.values()), floor=settings.floor, ceiling=settings.ceiling
     )
     return dict(zip(layers, bounded.tolist(), strict=True))
+
+
+def _check_rows(name: str, layers: Sequence[Layer], total: int, settings: Besa) -> None:
+    """InputError: whole numbers of weights within the bounds of each row do not reach a block's total."""
+    sizes = [inputs for out, inputs in (layer.shape for layer in layers) for _ in range(out)]
+    if sizes:
+        project_counts(sizes, [total / sum(sizes)] * len(sizes), total, floor=settings.floor,
+                       ceiling=settings.ceiling, what=f"the rows of block {name}")  # fmt: skip
 
 
 def _blocks(observed: Observed, layers: Mapping[str, Layer]) -> tuple[list[nn.Module], dict[str, list[str]]]:

@@ -230,3 +230,5 @@ def test_refusals() -> None:
         check(layers, 0.5, Besa(ceiling=0.4))
     with pytest.raises(InputError, match=r"at most 0\.9 of each part"):
         check(layers, 0.89, Besa(per="row", ceiling=0.9))  # 14 of 16
+    with pytest.raises(InputError, match=r"weights of the rows of block model.layers.\d cannot be pruned"):
+        besa(model, 0.87, per="row", ceiling=0.9, between={"method": "owl", "spread": 0.05})

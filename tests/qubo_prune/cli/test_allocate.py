@@ -59,6 +59,12 @@ def test_prune_by_besa(invoke: Invoke, world: Any) -> None:
     assert report["density"]["total"] == 0.5
 
 
+def test_prune_says_what_grids_weights_are_on(invoke: Invoke, world: Any) -> None:
+    grids = ["--set", "allocation.quantise={bits: 3, group: 8}", "--set", "allocation.steps=2"]
+    shown = invoke(*world.prune("--allocation", "besa", *grids, "--steps", 0)).stdout
+    assert "weights are on grids of 3 bits, one for each 8 inputs, saved as floats" in shown
+
+
 def test_refusals(refuses: Callable[..., str], world: Any, tmp_path: Path) -> None:
     assert "allocation: Input tag 'best'" in refuses(*arguments(world, "best"))
     assert "allocation.steps" in refuses(*arguments(world, "besa", "--set", "steps=-1"))
