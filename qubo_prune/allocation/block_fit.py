@@ -86,9 +86,8 @@ class Reconstruction:
     def error(self, weights: Mapping[str, Tensor]) -> float:
         """The mean error over all batches, each weighted by its positions."""
         sizes = [t.numel() for t in self.targets]
-        return sum(
-            float(self.loss(i, weights)) * size for i, size in enumerate(sizes)
-        ) / sum(sizes)  # fmt: skip
+        found = sum(float(self.loss(i, weights)) * size for i, size in enumerate(sizes))
+        return found / sum(sizes)
 
 
 class _Learned:
