@@ -64,7 +64,7 @@ class PathRelinking:
             flip_search.compiled(problem)
             return
         compiled(PathRelinking(searches=3, elites=2, patience=10), problem)
-        if swap_search.applies(problem):
+        if problem.radius is None and swap_search.applies(problem):
             swap_search.compiled(problem)
 
     def solve(
@@ -83,7 +83,7 @@ class PathRelinking:
         improver: Improver
         if flip_search.applies(problem):
             improver = Flipping(FlipSearch(problem, recorder), seed, patience)
-        elif swap_search.applies(problem):
+        elif problem.radius is None and swap_search.applies(problem):
             improver = Swapping(SwapSearch(problem, recorder), seed, patience)
         else:
             improver = Listing(LocalSearch(problem, recorder), seed, patience)
@@ -225,7 +225,7 @@ class Flipping:
 
 
 class Swapping:
-    """Dense problems with exact counts: swaps."""
+    """Dense problems with exact counts and no radius (which descents with exchanges use better): swaps."""
 
     def __init__(self, search: SwapSearch, seed: int, patience: int) -> None:
         self.search, self.patience = search, patience
