@@ -22,9 +22,11 @@ SHORT_STEP, STEP = 1 << 29, 1 << 61  # between the levels of int32 and int64 key
 
 
 def applies(problem: CardinalityQubo) -> bool:
-    """Whether the matrix is dense, every variable is in a group with an exact count, and few groups are so
-    small that filling them up to blocks would cost more than the fast kernels save."""
+    """Whether the matrix is dense, every variable is in a group with an exact count, and the groups are so
+    few that each is looked at in every step and so large that blocks hold little padding."""
     if not isinstance(problem.quadratic, Dense) or problem.n == 0 or not problem.exact_counts:
+        return False
+    if problem.n_groups > GROUPS:  # the general kernels' queue of groups finds more in the same time
         return False
     return int(_blocks(problem).sum()) * BLOCK <= max(PADDING * problem.n, problem.n + BLOCK)
 

@@ -2,8 +2,8 @@
 
 Glover 1989 (doi 10.1287/ijoc.1.3.190); one-flip moves, a tenure in proportion to n plus up to ten steps, and
 perturbed restarts as in Palubeckis 2006 (Informatica 17(2)); swaps of the best drops and adds as in Wu and
-Hao 2013 (doi 10.1016/j.ejor.2013.06.002). Plain dense problems and dense ones with exact counts have kernels
-of their own (flip_search, swap_search). Departures in the others: each group has a short candidate list
+Hao 2013 (doi 10.1016/j.ejor.2013.06.002). Plain dense problems, and large dense ones with few exact counts, have
+kernels of their own (flip_search, swap_search). Departures in the others: each group has a short candidate list
 instead of a full scan (all of a small group, else its best by field, gathered again in turn), and groups are
 rescored lazily, best first, so that a step costs little however many groups there are; the move is the best
 of the lists, not of the whole neighbourhood.
@@ -27,6 +27,8 @@ from qubo_solvers.relaxation import first_descent
 from qubo_solvers.solution import OnIncumbent, Solution
 from qubo_solvers.solver import Capabilities, Recorder
 from qubo_solvers.swap_search import SwapSearch
+
+COUNTED = 1_000  # variables from which a problem with exact counts is searched by swap_search's kernels
 
 
 class Tabu:
@@ -70,7 +72,7 @@ class Tabu:
             flip_search.compiled(problem)
             return
         compiled(Tabu(iterations=100, patience=10), problem)
-        if swap_search.applies(problem):
+        if problem.n >= COUNTED and swap_search.applies(problem):
             swap_search.compiled(problem)
 
     def solve(
@@ -96,7 +98,7 @@ class Tabu:
         if problem.n and not search.stop():
             _, bound = first_descent(search, start, recorder.energy, self.relaxation, False)
             if search.loaded:
-                counted = swap_search.applies(problem)
+                counted = problem.n >= COUNTED and swap_search.applies(problem)
                 steps, restarts = (self._swap if counted else self._search)(search, seed)
                 search.publish(force=True)
                 verified = search.descend(self.verify)

@@ -22,7 +22,7 @@ from qubo_solvers.problem import Assignment
 
 BLOCK = 32  # keys of which the extremes are kept
 CHUNK = 1024  # positions whose keys are updated before their blocks are looked at: they are in cache then
-WIDTH = 5  # candidates of each class
+WIDTH = 8  # candidates of each class
 GROUPS = 4  # groups looked at closely in a step
 
 
