@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from qubo_solvers import CardinalityQubo, LowRank, greedy_start, random_start, repair
 from qubo_solvers.exhaustive import Exhaustive
-from qubo_solvers.start import starting_point
+from qubo_solvers.start import half_way, starting_point
 from qubo_solvers.testing import KINDS, random_problem
 
 seeds = st.integers(0, 10**6)
@@ -106,3 +106,14 @@ def test_a_million_variables_in_a_hundred_thousand_groups():
     assert problem.is_feasible(greedy_start(problem))
     assert problem.is_feasible(repair(problem, rng.integers(0, 2, n)))
     assert time.perf_counter() - begin < 10  # about one second alone on a core
+
+
+@given(problems, seeds)
+def test_half_way_is_feasible_and_keeps_what_both_share(problem, seed):
+    rng = np.random.default_rng(seed)
+    a, b = random_start(problem, rng), random_start(problem, rng)
+    x = half_way(problem, a, b, rng)
+    assert problem.is_feasible(x)
+    if problem.exact_counts and problem.radius is None:
+        assert (x == a)[a == b].all()
+        assert abs(int((x != a).sum()) - int((x != b).sum())) <= 2 * problem.n_groups
