@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from qubo_prune.allocation_settings import AllocationSettings, Uniform, conflict
+from qubo_prune.allocation_settings import AllocationSettings, Besa, Uniform, conflict
 from qubo_prune.errors import InputError
 from qubo_prune.patterns import Pattern
 
@@ -258,7 +258,19 @@ class Recipe(_Part):
         by_gain = r is None or not r.steps or r.candidates.criterion == "gain"
         if why := conflict(self.allocation, self.initial.granularity, by_gain):
             raise ValueError(why)
+        if isinstance(self.allocation, Besa):
+            self._check_learned(self.allocation)
         return self
+
+    def _check_learned(self, besa: Besa) -> None:
+        """ValueError where counts of rows or grids do not go with the other settings."""
+        if self.initial.method == "sparsegpt" and (besa.per == "row" or besa.quantise is not None):
+            raise ValueError("sparsegpt takes a count for each layer and finds values of its own: set "
+                             "allocation.per to layer, and leave allocation.quantise out")  # fmt: skip
+        if self.reconstruct is not None and besa.quantise is not None:
+            raise ValueError(
+                "reconstruction would leave the grids of allocation.quantise: leave one of them out"
+            )
 
     def _check_pattern(self) -> None:
         """ValueError where a pattern does not go with the other settings."""

@@ -1,12 +1,12 @@
 """Tabu search: the best admissible swap (flip where counts may vary) a step, restarted from the incumbent.
 
-Glover 1989 (doi 10.1287/ijoc.1.3.190); one-flip moves, a tenure in proportion to n plus up to ten steps, and
-perturbed restarts as in Palubeckis 2006 (Informatica 17(2)); swaps of the best drops and adds as in Wu and
-Hao 2013 (doi 10.1016/j.ejor.2013.06.002). Plain dense problems, and large dense ones with few exact counts, have
-kernels of their own (flip_search, swap_search). Departures in the others: each group has a short candidate list
-instead of a full scan (all of a small group, else its best by field, gathered again in turn), and groups are
-rescored lazily, best first, so that a step costs little however many groups there are; the move is the best
-of the lists, not of the whole neighbourhood.
+Glover 1989 (doi 10.1287/ijoc.1.3.190); one-flip moves, a tenure in proportion to n plus up to ten steps,
+and perturbed restarts as in Palubeckis 2006 (Informatica 17(2)); swaps of the best drops and adds as in
+Wu and Hao 2013 (doi 10.1016/j.ejor.2013.06.002). Plain dense problems, and large dense ones with few
+exact counts, have kernels of their own (flip_search, swap_search). Departures in the others: each group
+has a short candidate list instead of a full scan (all of a small group, else its best by field, gathered
+again in turn), and groups are rescored lazily, best first, so that a step costs little however many
+groups there are; the move is the best of the lists, not of the whole neighbourhood.
 """
 
 from __future__ import annotations

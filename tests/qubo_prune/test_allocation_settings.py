@@ -42,7 +42,7 @@ def test_overrides() -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"allocation": "besst"}, r"allocation: .*'besst'.*'uniform', 'alphapruning', 'given'"),
+        ({"allocation": "besst"}, r"allocation: .*'besst'.*'uniform', 'alphapruning'"),
         ({"allocation": {"epsilon": 0.2}}, r"allocation\.epsilon: Extra inputs"),
         ({"allocation": {"method": "alphapruning", "epsilon": 1.1}}, r"allocation\.epsilon: .*got 1\.1"),
         ({"allocation": {"method": "alphapruning", "metric": "size"}}, r"allocation\.metric: .*'alpha'"),
@@ -73,6 +73,14 @@ def test_overrides() -> None:
                 "refine": {"scope": "one_layer", "candidates": {"criterion": "wanda"}},
             },
             "candidates of N:M patterns are chosen by gain",
+        ),
+        (
+            {"allocation": {"method": "besa", "per": "row"}, "initial": {"method": "sparsegpt"}},
+            "sparsegpt takes a count for each layer",
+        ),
+        (
+            {"allocation": {"method": "besa", "quantise": {"bits": 4}}, "reconstruct": {}},
+            "reconstruction would leave the grids",
         ),
         (
             {"allocation": "alphapruning", "pattern": "2:4"},
