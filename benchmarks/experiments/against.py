@@ -28,7 +28,7 @@ from qubo_solvers.machine import processor, versions
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-OTHERS = ("dwave_tabu", "dwave_anneal", "neal", "openjij", "simulated_bifurcation")
+OTHERS = ("dwave_tabu", "neal", "openjij", "simulated_bifurcation")  # neal is the annealing of dwave-samplers
 PACKAGES = ("dwave-samplers", "dwave-neal", "openjij", "simulated-bifurcation")
 REAL = (
     *(f"fisher_n{n}_s50" for n in (256, 1024, 4096)),

@@ -34,9 +34,14 @@ LADDER = (1.0, 10.0)
 def files(folder: Path, best: dict[str, Any]) -> dict[str, float]:
     """The data folder's own instances with the objectives best known, in their files' sense."""
     reader = {"gset": "rudy:", "mdp": "mdplib:", "beasley": "", "qplib": ""}
-    return {
-        f"{reader[name.split('/')[0]]}{folder / 'qubo' / name}": float(b["best"]) for name, b in best.items()
-    }
+    found = {}
+    for name, told in best.items():
+        kind = name.split("/")[0]
+        value = float(told["best"])
+        if kind == "qplib":  # told in units of 1e11, rounded to nine digits
+            value = 1e11 * (value + 5e-10)
+        found[f"{reader[kind]}{folder / 'qubo' / name}"] = value
+    return found
 
 
 def main() -> None:
