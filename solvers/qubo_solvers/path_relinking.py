@@ -41,7 +41,7 @@ class PathRelinking:
     """Tabu search, restarted between elite solutions.
 
     searches  tabu searches in all; None: 20 without a time limit, as many as fit with one
-    elites    solutions in the reference set
+    elites    solutions in the reference set; None: 20, for sparse problems 10
     patience  steps of a tabu search without a new best before it ends, doubled with each new set; None: 5 for
               each variable (10 beyond 5,000), at least 1,000
     """
@@ -53,9 +53,11 @@ class PathRelinking:
         install="pip install numba",
     )
 
-    def __init__(self, searches: int | None = None, elites: int = 20, patience: int | None = None) -> None:
+    def __init__(
+        self, searches: int | None = None, elites: int | None = None, patience: int | None = None
+    ) -> None:
         self.searches = None if searches is None else whole_number(self.name, "searches", searches)
-        self.elites = whole_number(self.name, "elites", elites, 2)
+        self.elites = None if elites is None else whole_number(self.name, "elites", elites, 2)
         self.patience = None if patience is None else whole_number(self.name, "patience", patience)
 
     def warm_up(self, problem: CardinalityQubo) -> None:
@@ -101,6 +103,7 @@ class PathRelinking:
     def _run(self, improver: Improver, start: Assignment, seed: int, timed: bool) -> int:
         rng = np.random.default_rng([seed, 1])
         most = self.searches or (None if timed else 20)
+        elites = self.elites or (10 if isinstance(improver, Flipping) and improver.sparse else 20)
         pool: list[Elite] = []
         pairs: deque[tuple[Elite, Elite]] = deque()
         made = 0
@@ -118,16 +121,16 @@ class PathRelinking:
                 improver.patience *= 2 if pool else 1
                 pool = [min(pool, key=_energy)] if pool else [search_from(start)]
                 fresh = 0
-                while len(pool) < self.elites and fresh < 2 * self.elites and going():
+                while len(pool) < elites and fresh < 2 * elites and going():
                     fresh += 1  # some may end in the same assignment
-                    _take(pool, search_from(random_start(improver.search.problem, rng)), self.elites, pairs)
+                    _take(pool, search_from(random_start(improver.search.problem, rng)), elites, pairs)
                 continue
             at = int(rng.integers(len(pairs)))
             pairs.rotate(-at)
             a, b = pairs.popleft()
             x = improver.between(a.x, b.x, rng)
             if x is not None:
-                _take(pool, search_from(x), self.elites, pairs)
+                _take(pool, search_from(x), elites, pairs)
         return made
 
 

@@ -21,6 +21,8 @@ from qubo_prune.recipe import Recipe
 from qubo_prune.report import PruneReport
 from qubo_prune.testing import TINY_MODELS, tiny_llama, tiny_mlp, tiny_tokens
 
+pytestmark = pytest.mark.slow
+
 REFINE: dict[str, Any] = {
     "steps": 2,
     "windows": 2,

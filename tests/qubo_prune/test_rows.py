@@ -21,6 +21,8 @@ from qubo_prune.state import PruneState
 from qubo_prune.statistics.paths import PathEvidence, PathMoments
 from qubo_prune.testing import TINY_MODELS, tiny_llama, tiny_tokens
 
+pytestmark = pytest.mark.slow
+
 
 def layer(rows: int, n: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, PathMoments]:
     """(kept values, mask, original, moments) of a layer with correlated inputs on two paths."""

@@ -27,7 +27,7 @@ from qubo_solvers import (
 )
 from qubo_solvers.generate import KINDS, degenerate_problems, random_problem
 
-pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
+pytestmark = [pytest.mark.filterwarnings("error::RuntimeWarning"), pytest.mark.slow]
 
 AVAILABLE = [name for name in names() if availability(name)[0]]
 BUDGETS = {  # work small enough for tests; a time limit ends what is not listed
@@ -214,7 +214,7 @@ def test_a_power_of_two_changes_nothing(name, scale):
     assert seen[-1] == second.trace[-1].energy == second.energy
     if capabilities(name).exact:
         assert second.status is first.status is Status.OPTIMAL
-        assert second.bound == pytest.approx(second.energy, rel=1e-9)
+        assert second.bound == pytest.approx(second.energy, rel=1e-6)  # a MILP solver works to tolerances
 
 
 # -- what is refused -------------------------------------------------------------------------------------

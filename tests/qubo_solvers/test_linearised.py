@@ -13,6 +13,8 @@ from qubo_solvers import CardinalityQubo, Dense, LowRank, Status, availability, 
 from qubo_solvers.linearised import linearise
 from qubo_solvers.testing import KINDS, random_problem
 
+pytestmark = pytest.mark.slow
+
 SOLVERS = ("highs", "scip")
 
 

@@ -8,6 +8,8 @@ import pytest
 from qubo_solvers import Status, availability, get, random_start, solve
 from qubo_solvers.testing import CHECKS, random_problem
 
+pytestmark = pytest.mark.slow
+
 CASES = {
     "dwave_tabu": ("dwave_tabu", {}),
     "dwave_descent": ("dwave_descent", {}),

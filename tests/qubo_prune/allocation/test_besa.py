@@ -18,6 +18,8 @@ from qubo_prune.selection import prune_count
 from qubo_prune.statistics.gram import collect_norms
 from qubo_prune.testing import TINY_MODELS, tiny_llama, tiny_mlp, tiny_tokens
 
+pytestmark = pytest.mark.slow
+
 
 def batches(n: int = 3) -> list[Tensor]:
     return [tiny_tokens(2 * 20, seed).reshape(2, 20) for seed in range(n)]

@@ -16,6 +16,8 @@ from qubo_solvers.batch.numba_rows import NumbaRows, _Run
 from qubo_solvers.batch.settings import Clock, Settings
 from qubo_solvers.batch.torch_rows import State, TorchRows
 
+pytestmark = pytest.mark.slow
+
 KINDS = ("cardinality", "counts", "n_of_m", "groups", "uneven")
 
 

@@ -13,6 +13,8 @@ import torch
 from qubo_solvers import RowBatch, Status, solve, solve_batch
 from qubo_solvers.batch import numba_rows, torch_rows
 
+pytestmark = pytest.mark.slow
+
 KINDS = ("cardinality", "counts", "n_of_m", "groups", "uneven")
 BACKENDS = ("numba", "torch")
 METHODS = ("descent", "tabu", "anneal")

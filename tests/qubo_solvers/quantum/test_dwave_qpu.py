@@ -7,6 +7,8 @@ from qubo_solvers import CardinalityQubo, Status, get, solve
 from qubo_solvers.quantum.dwave_qpu import DwaveQpu
 from qubo_solvers.testing import CHECKS, random_problem
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("check", CHECKS)
 def test_conformance(check, processor):

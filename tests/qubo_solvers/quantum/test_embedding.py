@@ -6,6 +6,8 @@ import pytest
 
 from qubo_solvers.quantum.embedding import clique_embedding, embed, largest_clique
 
+pytestmark = pytest.mark.slow
+
 
 def graph(topology, shape, **options):
     from dwave.system.testing import MockDWaveSampler

@@ -9,6 +9,8 @@ from qubo_solvers.quantum.leap_bqm import LeapBqm
 from qubo_solvers.quantum.leap_cqm import LeapCqm
 from qubo_solvers.testing import CHECKS, KINDS, random_problem
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=["leap_bqm", "leap_cqm"])
 def leap(request, hybrid_bqm, hybrid_cqm):
