@@ -41,7 +41,7 @@ class PathRelinking:
     """Tabu search, restarted between elite solutions.
 
     searches  tabu searches in all; None: 20 without a time limit, as many as fit with one
-    elites    solutions in the reference set; None: 20, for sparse problems 10
+    elites    solutions in the reference set; None: 10, for plain dense problems of 5,000 variables or more 20
     patience  steps of a tabu search without a new best before it ends, doubled with each new set; None: 5 for
               each variable (10 beyond 5,000), at least 1,000
     """
@@ -103,7 +103,8 @@ class PathRelinking:
     def _run(self, improver: Improver, start: Assignment, seed: int, timed: bool) -> int:
         rng = np.random.default_rng([seed, 1])
         most = self.searches or (None if timed else 20)
-        elites = self.elites or (10 if isinstance(improver, Flipping) and improver.sparse else 20)
+        large = isinstance(improver, Flipping) and not improver.sparse and len(start) >= 5_000
+        elites = self.elites or (20 if large else 10)
         pool: list[Elite] = []
         pairs: deque[tuple[Elite, Elite]] = deque()
         made = 0
