@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from qubo_solvers.problem import CardinalityQubo
 from qubo_solvers.quadratic_form import Dense, Float
 
-MAX_VARIABLES = 4096  # n^2/2 interactions: 8 million, some 300 MiB inside dimod
+MAX_VARIABLES = 8192  # n^2/2 interactions: 34 million, some 1.2 GiB inside dimod
 
 
 def sufficient_penalties(problem: CardinalityQubo) -> tuple[Float, float]:

@@ -73,10 +73,10 @@ def test_a_chosen_penalty_and_factor():
 
 
 def test_too_large_is_refused():
-    n = 5000
+    n = 9000
     problem = CardinalityQubo.cardinality(LowRank(np.zeros((n, 1)), np.zeros(n)), np.zeros(n), 2)
     for kind in ("bqm", "cqm"):
-        with pytest.raises(ValueError, match="at most 4096"):
+        with pytest.raises(ValueError, match="at most 8192"):
             problem.to_dimod(kind)
 
 

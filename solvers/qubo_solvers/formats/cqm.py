@@ -1,4 +1,4 @@
-"""dimod's serialised ConstrainedQuadraticModel (.cqm): exact counts and radius, dense, n <= 4,096."""
+"""dimod's serialised ConstrainedQuadraticModel (.cqm): exact counts and radius, dense, n <= 8,192."""
 
 from __future__ import annotations
 

@@ -53,9 +53,9 @@ def test_plain_text_refuses_constraints(tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", [".cqm", ".coo"])
 def test_dense_formats_refuse_the_large(tmp_path, suffix):
-    n = 5000
+    n = 9000
     problem = CardinalityQubo.unconstrained(LowRank(np.zeros((n, 1)), np.zeros(n)), np.zeros(n))
-    with pytest.raises(ValueError, match="at most 4096"):
+    with pytest.raises(ValueError, match="at most 8192"):
         write(problem, tmp_path / f"p{suffix}")
     assert not (tmp_path / f"p{suffix}").exists()
 

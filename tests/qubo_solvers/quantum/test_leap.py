@@ -95,10 +95,10 @@ def test_too_large_a_problem_is_refused(leap):
     from qubo_solvers import CardinalityQubo, LowRank
 
     solver, service = leap
-    form = LowRank(np.zeros((5000, 1)), np.zeros(5000))
-    solution = solve(CardinalityQubo.cardinality(form, np.zeros(5000), 5), solver(sampler=service()))
+    form = LowRank(np.zeros((9000, 1)), np.zeros(9000))
+    solution = solve(CardinalityQubo.cardinality(form, np.zeros(9000), 5), solver(sampler=service()))
     assert solution.status is Status.UNAVAILABLE
-    assert "at most 4096" in solution.message
+    assert "at most 8192" in solution.message
 
 
 def test_wrong_options():
