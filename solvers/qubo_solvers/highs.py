@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
+from qubo_solvers.interrupts import kept
 from qubo_solvers.linearised import TOLERANCE, Linearised, linearise
 from qubo_solvers.problem import CardinalityQubo
 from qubo_solvers.solution import OnIncumbent, Solution, Status
@@ -102,16 +103,18 @@ class Highs:
         hint = programme.point(start)
         solver.setSolution(len(hint), np.arange(len(hint), dtype=np.int32), hint)
 
-        def improved(event: Any) -> None:
-            recorder.offer(np.rint(np.asarray(event.data_out.mip_solution)[: problem.n]))
+        with kept() as raised:  # an exception that unwinds HiGHS can end the process
 
-        def look(event: Any) -> None:
-            if recorder.asked_to_stop:
-                event.interrupt()
+            def improved(event: Any) -> None:
+                raised.call(recorder.offer, np.rint(np.asarray(event.data_out.mip_solution)[: problem.n]))
 
-        solver.cbMipImprovingSolution.subscribe(improved)
-        solver.cbMipInterrupt.subscribe(look)
-        solver.run()
+            def look(event: Any) -> None:
+                if raised or recorder.asked_to_stop:
+                    event.interrupt()
+
+            solver.cbMipImprovingSolution.subscribe(improved)
+            solver.cbMipInterrupt.subscribe(look)
+            solver.run()
         ended = solver.getModelStatus()
         info = solver.getInfo()
         work |= {"nodes": int(info.mip_node_count), "simplex_iterations": int(info.simplex_iteration_count)}
