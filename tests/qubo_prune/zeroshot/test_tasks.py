@@ -127,7 +127,8 @@ def test_subsets_and_progress(tmp_path: Path) -> None:
     assert plain["figures"]["acc"]["value"] == results[0].figures["acc"].value
 
 
-def test_the_published_rows(data: Path) -> None:
+def test_the_published_rows(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUBO_PRUNE_DATA", str(data))
     jobs = prepare(["lambada", "piqa"], Subset(3))
     assert [(job.total, len(job.rows)) for job in jobs] == [(5153, 3), (1838, 3)]
     every = prepare(["piqa"])[0].rows
