@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from qubo_solvers import CardinalityQubo, LowRank, Solution, greedy_start, solve
+from qubo_solvers.machine import processor
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -121,22 +122,13 @@ def provenance(args: argparse.Namespace) -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in packages},
-        "cpu": cpu_model(),
+        "cpu": processor(),
         "threads": 1,
         "seeds": list(range(args.seeds)),
         "time_limit": args.limit,
         "slow_limit": args.slow_limit,
         "reference": "C++ annealer of the iCBS authors and a Numba prototype, one thread; [energy, seconds]",
     }
-
-
-def cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def typical(values: list[float | None]) -> str:

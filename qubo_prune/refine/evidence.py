@@ -81,7 +81,6 @@ class LossEvidence:
         layers = {name: self._state.layers[name] for name in names}
         if not self._lasting:
             self.moments = GradientMoments(layers, r.gradient.clip)
-            self._watched.clear()
         aged = r.gradient.discount * max(0.0, 1 - r.gradient.staleness * progress)
         watched = self._watched if self._reliability is not None else {}
         before = {name: self.moments.sum_at(name, w.index) for name, w in watched.items()}
