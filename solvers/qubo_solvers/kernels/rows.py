@@ -16,6 +16,7 @@ from numba import prange
 from numpy.typing import NDArray
 
 from qubo_solvers.kernels.jit import kernel, parallel_kernel
+from qubo_solvers.kernels.random import uniform
 
 BLOCK = 32
 LIST = 6
@@ -287,17 +288,6 @@ def descend(rows: Rows, first: int, last: int, thorough: bool, work: int) -> Non
         _descend(rows, r, thorough, work)
 
 
-@kernel
-def _uniform(rng: Any, r: int) -> float:
-    """The next number in [0, 1) of xorshift64* (Vigna 2016, doi 10.1145/2845077)."""
-    s = rng[r]
-    s ^= s >> np.uint64(12)
-    s ^= s << np.uint64(25)
-    s ^= s >> np.uint64(27)
-    rng[r] = s
-    return float(((s * np.uint64(2685821657736338717)) >> np.uint64(11)) * (1.0 / 9007199254740992.0))
-
-
 class Memory(NamedTuple):
     """What tabu search and annealing keep of each row.
 
@@ -350,11 +340,11 @@ def _restart(rows: Rows, memory: Memory, r: int, high: Any, low: Any) -> None:
             if i == start[g + 1] or j == start[g + 1]:
                 break
             _exchange(rows, r, i, j, high, low)
-    for _ in range(2 + int(_uniform(memory.rng, r) * (max(4, min(50, n // 20)) - 1))):
-        i = int(_uniform(memory.rng, r) * n)
+    for _ in range(2 + int(uniform(memory.rng[r : r + 1]) * (max(4, min(50, n // 20)) - 1))):
+        i = int(uniform(memory.rng[r : r + 1]) * n)
         g = int(np.searchsorted(start, i, side="right")) - 1
         size = start[g + 1] - start[g]
-        j = start[g] + int(_uniform(memory.rng, r) * size)
+        j = start[g] + int(uniform(memory.rng[r : r + 1]) * size)
         for _ in range(size):
             if x[j] != x[i]:
                 break
@@ -410,8 +400,8 @@ def _tabu(rows: Rows, memory: Memory, r: int, tenure: int, patience: int, first:
                 held[c] = -1
         near = _tolerance(rows, r, i) + _tolerance(rows, r, j)
         _swap(rows, r, i, j, best, high, low)
-        _forbid(rows, memory, r, i, now + 1 + tenure + int(JITTER * _uniform(memory.rng, r)))
-        _forbid(rows, memory, r, j, now + 1 + tenure + int(JITTER * _uniform(memory.rng, r)))
+        _forbid(rows, memory, r, i, now + 1 + tenure + int(JITTER * uniform(memory.rng[r : r + 1])))
+        _forbid(rows, memory, r, j, now + 1 + tenure + int(JITTER * uniform(memory.rng[r : r + 1])))
         if m == 1:
             for v in (i, j):
                 b = v // BLOCK
@@ -464,16 +454,16 @@ def _sweep(rows: Rows, memory: Memory, r: int, g: int, temperature: float, pool:
         return
     for slot in range(size):
         if slot < ones:
-            a, b = slot, ones + int(_uniform(memory.rng, r) * (size - ones))
+            a, b = slot, ones + int(uniform(memory.rng[r : r + 1]) * (size - ones))
         else:
-            a, b = int(_uniform(memory.rng, r) * ones), slot
+            a, b = int(uniform(memory.rng[r : r + 1]) * ones), slot
         i, j = pool[a], pool[b]
         apart = fields[j] - fields[i]
         couple = weights[i] * weights[j]
         if apart - abs(couple) * rows.reach[i] * rows.reach[j] >= limit:
             continue
         delta = apart - couple * rows.gram[i, j]
-        if delta <= 0.0 or (delta < limit and _uniform(memory.rng, r) < np.exp(-delta / temperature)):
+        if delta <= 0.0 or (delta < limit and uniform(memory.rng[r : r + 1]) < np.exp(-delta / temperature)):
             x[i], x[j] = 0, 1
             _add(fields, weights, rows.gram[i], rows.gram[j], weights[i], weights[j])
             rows.gain[r] += delta
