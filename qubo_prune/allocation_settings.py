@@ -101,6 +101,22 @@ class Owl(_Part):
         return self
 
 
+class Fisher(_Part):
+    """Less where pruning costs more by the Fisher of the loss: one threshold over all layers, tempered."""
+
+    method: Literal["fisher"] = "fisher"
+    strength: float = Field(
+        0.7, ge=0, le=1, description="0: the same rate everywhere; 1: one threshold over all layers' scores"
+    )
+    floor: float = Field(0.0, ge=0, lt=1, description="least share of a layer to prune")
+    ceiling: float = Field(0.99, gt=0, le=1, description="largest share of a layer to prune")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Fisher:
+        _check_bounds(self.floor, self.ceiling)
+        return self
+
+
 class Quantise(_Part):
     """Grids of weights, learned together with the rates."""
 
@@ -126,7 +142,7 @@ def _named(value: Any) -> Any:
 
 
 Between = Annotated[
-    Annotated[Uniform | AlphaPruning | Owl, Field(discriminator="method")], BeforeValidator(_named)
+    Annotated[Uniform | AlphaPruning | Owl | Fisher, Field(discriminator="method")], BeforeValidator(_named)
 ]
 """What shares out the budget between blocks."""
 OptimiserName = Literal["adamw", "prodigy"]
@@ -140,7 +156,7 @@ class Besa(_Part):
     per: Literal["layer", "row"] = Field("layer", description="what has a rate of its own")
     between: Between = Field(
         default_factory=Uniform,
-        description="shares out the budget between blocks: uniform, alphapruning, owl",
+        description="shares out the budget between blocks: uniform, alphapruning, owl, fisher",
     )
     importance: Literal["wanda", "magnitude"] = Field("wanda", description="orders the weights of a row")
     target: Literal["pruned_path", "dense_path"] = Field(
@@ -171,10 +187,11 @@ class Besa(_Part):
 
 
 AllocationSettings = Annotated[
-    Annotated[Uniform | AlphaPruning | Owl | Besa | Given, Field(discriminator="method")],
+    Annotated[Uniform | AlphaPruning | Owl | Fisher | Besa | Given, Field(discriminator="method")],
     BeforeValidator(_named),
 ]
-"""The recipe's `allocation`: {method: uniform | alphapruning | owl | besa | given, ...}, or a name alone."""
+"""The recipe's `allocation`: {method: uniform | alphapruning | owl | fisher | besa | given, ...}, or a name
+alone."""
 
 
 def conflict(settings: AllocationSettings, granularity: str | None, by_gain: bool) -> str | None:

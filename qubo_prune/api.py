@@ -9,6 +9,7 @@ In place, on any nn.Module and any batches; no global state, no output. The shel
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 import qubo_solvers
 from qubo_prune.allocation import Allocation, Observed, allocate, check_allocation
+from qubo_prune.allocation_settings import Besa, Fisher
 from qubo_prune.calibration import Calibration
 from qubo_prune.errors import InputError
 from qubo_prune.initial import METHODS, Evidence, initial_masks
@@ -37,8 +39,10 @@ from qubo_prune.report import PruneReport
 from qubo_prune.sequential import LayerRecord
 from qubo_prune.state import PruneState
 from qubo_prune.statistics.collect import collect, mean_value
+from qubo_prune.statistics.fisher import KroneckerDiagonal
 from qubo_prune.statistics.gradients import GradientMoments
 from qubo_prune.statistics.gram import InputMoments, collect_norms
+from qubo_prune.statistics.label_pass import collect_diagonal
 from qubo_prune.statistics.tape import frozen
 
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -128,7 +132,9 @@ def prune(
         evidence = _evidence(state, objective, data, recipe, say)
         clock.lap("statistics")
         say(Progress("allocation"))
-        observed = Observed(model, _forward(model, objective), _statistics_batches(data, recipe))
+        observed = Observed(
+            model, _forward(model, objective), _statistics_batches(data, recipe), objective, evidence.diagonal
+        )
         allocation = _allocation(layers, recipe, observed, say)
         clock.lap("allocation")
         say(Progress("first mask"))
@@ -295,7 +301,7 @@ def _evidence(
     need = None if method is None else method.needs
     batches = Counted(_statistics_batches(data, recipe), "statistics", say)
     moments: InputMoments | None = None
-    if need == "moments" or (recipe.refine is not None and recipe.refine.steps):
+    if need in ("moments", "diagonal") or (recipe.refine is not None and recipe.refine.steps):
         with frozen(state.model):
             moments = collect_norms(_forward(state.model, objective), state.layers, batches)
     gradients: dict[str, Tensor] = {}
@@ -305,12 +311,24 @@ def _evidence(
         found = GradientMoments(state.layers)
         collect(state.model, state.layers, [(b, None) for b in batches], slope, found)
         gradients = {name: found.mean(name) for name in state.layers}
-    return Evidence(moments, gradients, recipe.seed)
+    diagonal: KroneckerDiagonal | None = None
+    if need == "diagonal" or _shares_by_fisher(recipe):
+        few = Counted(_statistics_batches(data, recipe, fisher=True), "Fisher of the dense model", say)
+        diagonal = collect_diagonal(state.model, state.layers, few, objective, recipe.seed)
+    return Evidence(moments, gradients, diagonal, recipe.initial.output_power, recipe.seed)
 
 
-def _statistics_batches(data: Data, recipe: Recipe) -> list[Batch]:
-    """The first calibration batches, of as many windows as the recipe's statistics take."""
-    count = max(1, recipe.calibration.windows // max(1, batch_size(data.calibrate[0], unknown=1)))
+def _shares_by_fisher(recipe: Recipe) -> bool:
+    rule = recipe.allocation
+    return isinstance(rule, Fisher) or (isinstance(rule, Besa) and isinstance(rule.between, Fisher))
+
+
+def _statistics_batches(data: Data, recipe: Recipe, *, fisher: bool = False) -> list[Batch]:
+    """The first calibration batches, of as many windows as the recipe's statistics (or its Fisher) take."""
+    windows = recipe.calibration.windows
+    if fisher:
+        windows = min(windows, recipe.calibration.fisher_windows or math.ceil(windows / 4))
+    count = max(1, windows // max(1, batch_size(data.calibrate[0], unknown=1)))
     return list(itertools.islice(data.calibrate, count))
 
 

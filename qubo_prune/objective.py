@@ -69,6 +69,29 @@ def sample_labels(probabilities: Tensor, generator: torch.Generator) -> Tensor:
     return drawn.clamp_(max=probabilities.shape[-1] - 1)[..., 0]
 
 
+def label_signals(
+    objective: Objective, model: nn.Module, batch: Batch, generator: torch.Generator
+) -> Signals:
+    """A forward pass, with the cotangent of the cross-entropy to labels sampled from the model as `loss`.
+
+    An objective that has no `label_signals` of its own gives its loss instead; the model is its own teacher.
+    """
+    own = getattr(objective, "label_signals", None)
+    if own is not None:
+        found: Signals = own(model, batch, generator)
+        return found
+    with torch.no_grad():
+        teacher = objective.teacher(model, batch) if objective.needs_teacher else None
+    return objective.signals(model, batch, teacher, None)
+
+
+def _label(q: Tensor, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+    """(B, P, V) cotangent of the mean over positions of the cross-entropy to a label sampled from each of the
+    distributions q (B, P, V), which it is written over."""
+    y = sample_labels(q, generator).unsqueeze(-1)
+    return q.scatter_add_(-1, y, -torch.ones_like(y, dtype=q.dtype)).div_(q.shape[1]).to(dtype)
+
+
 def _log_softmax(logits: Tensor) -> Tensor:
     """In float32 at least."""
     return torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1)
@@ -88,12 +111,16 @@ class _LogitObjective:
         self, logits: Tensor, q: Tensor, value: Tensor, loss: Tensor, generator: torch.Generator | None
     ) -> Signals:
         tokens = logits.shape[1]
-        label = None
-        if generator is not None:
-            y = sample_labels(q, generator)
-            label = q.scatter_add_(-1, y.unsqueeze(-1), -torch.ones_like(y, dtype=q.dtype).unsqueeze(-1))
-            label = label.div_(tokens).to(logits.dtype)
+        label = None if generator is None else _label(q, generator, logits.dtype)
         return Signals(value, logits, loss.div_(tokens).to(logits.dtype), label, tokens)
+
+    def label_signals(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> Signals:
+        """Of the cross-entropy to sampled labels alone: its cotangent is `loss`, and values are 0."""
+        logits = self._logits(model, batch)
+        with torch.no_grad():
+            label = _label(_log_softmax(logits.detach()).exp_(), generator, logits.dtype)
+        nothing = torch.zeros(len(logits), dtype=torch.float64, device=logits.device)
+        return Signals(nothing, logits, label, None, logits.shape[1])
 
 
 class KLToDense(_LogitObjective):

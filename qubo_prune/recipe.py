@@ -21,12 +21,15 @@ class _Part(BaseModel):
 class Initial(_Part):
     """The first mask."""
 
-    method: Literal["magnitude", "wanda", "gradient", "random", "sparsegpt"] = Field(
+    method: Literal["magnitude", "wanda", "fisher", "gradient", "random", "sparsegpt"] = Field(
         "wanda", description="sparsegpt also gives the kept weights new values"
     )
     granularity: Literal["layer", "output", "input", "global"] | None = Field(
         None,
         description="what the budget is met over; None: the method's usual one (Wanda output, others layer)",
+    )
+    output_power: float = Field(
+        0.7, ge=0, le=1, description="fisher: power of the outputs' gradient norms in the scores; 0: Wanda's"
     )
     damping: float = Field(
         0.01, ge=0, description="sparsegpt: added to the Gram matrix, in means of its diagonal"
@@ -38,6 +41,9 @@ class CalibrationRanges(_Part):
 
     windows: int = Field(64, ge=1, description="calibration windows for the statistics of the first mask")
     length: int = Field(128, ge=2, description="tokens a window")
+    fisher_windows: int | None = Field(
+        None, ge=1, description="of these windows, for the Fisher of the first mask; None: a quarter"
+    )
     accept_windows: int = Field(16, ge=1)
     accept_length: int = Field(128, ge=2)
     report_windows: int = Field(32, ge=1)

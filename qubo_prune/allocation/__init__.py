@@ -6,10 +6,10 @@ sparsity and its settings, and gives an `Allocation`.
 
 from collections.abc import Callable, Mapping
 
-from qubo_prune.allocation import alphapruning, besa, given, owl, uniform
+from qubo_prune.allocation import alphapruning, besa, fisher, given, owl, uniform
 from qubo_prune.allocation.evidence import Observed, needed
 from qubo_prune.allocation.result import Allocation
-from qubo_prune.allocation_settings import AllocationSettings, AlphaPruning, Besa, Given, Owl
+from qubo_prune.allocation_settings import AllocationSettings, AlphaPruning, Besa, Fisher, Given, Owl
 from qubo_prune.layers import Layer
 
 __all__ = ["METHODS", "Allocation", "Observed", "OnLayer", "allocate", "check_allocation"]
@@ -59,10 +59,13 @@ def allocate(
     """How many weights to prune in each layer, by the rule that `settings.method` names.
 
     The total is `prune_count` of all weights together; with a pattern N:M, as near to it as that allows.
-    Weights are not changed. observed: what owl and besa look at. InputError: as the rule's own function says.
+    Weights are not changed. observed: what owl, fisher and besa look at. InputError: as the rule's own
+    function says.
     """
     if isinstance(settings, Owl):
         return owl.allocate(layers, sparsity, settings, needed(observed, "owl"), on_layer)
+    if isinstance(settings, Fisher):
+        return fisher.allocate(layers, sparsity, settings, needed(observed, "fisher"), on_layer)
     if isinstance(settings, Besa):
         return besa.allocate(layers, sparsity, settings, needed(observed, "besa"), on_layer)
     return METHODS[settings.method](layers, sparsity, settings, on_layer)
@@ -74,6 +77,8 @@ def check_allocation(layers: Mapping[str, Layer], sparsity: float, settings: All
         alphapruning.check(layers, sparsity, settings)
     elif isinstance(settings, Owl):
         owl.check(layers, sparsity, settings)
+    elif isinstance(settings, Fisher):
+        fisher.check(layers, sparsity, settings)
     elif isinstance(settings, Besa):
         besa.check(layers, sparsity, settings)
     else:

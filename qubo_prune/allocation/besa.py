@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qubo_prune.allocation import alphapruning, owl, uniform
+from qubo_prune.allocation import alphapruning, fisher, owl, uniform
 from qubo_prune.allocation.block_fit import BlockFit, LayerFit, Reconstruction, fit_block
 from qubo_prune.allocation.evidence import Observed
 from qubo_prune.allocation.optimisers import check_optimiser
 from qubo_prune.allocation.projection import project_counts
 from qubo_prune.allocation.result import Allocation
-from qubo_prune.allocation_settings import AlphaPruning, Besa, Owl
+from qubo_prune.allocation_settings import AlphaPruning, Besa, Fisher, Owl
 from qubo_prune.block_calls import Call, call_of, hidden
 from qubo_prune.errors import InputError
 from qubo_prune.initial import magnitude, wanda
@@ -96,6 +96,8 @@ def check(layers: Mapping[str, Layer], sparsity: float, settings: Besa) -> None:
         alphapruning.check(layers, sparsity, between)
     elif isinstance(between, Owl):
         owl.check(layers, sparsity, between)
+    elif isinstance(between, Fisher):
+        fisher.check(layers, sparsity, between)
     if settings.per == "row":
         sizes = [inputs for out, inputs in (layer.shape for layer in layers.values()) for _ in range(out)]
     else:
@@ -120,6 +122,8 @@ def _between(
         counts = alphapruning.allocate(layers, sparsity, between).counts
     elif isinstance(between, Owl):
         counts = owl.allocate(layers, sparsity, between, observed).counts
+    elif isinstance(between, Fisher):
+        counts = fisher.allocate(layers, sparsity, between, observed).counts
     else:
         counts = uniform.allocate(layers, sparsity)
     sizes = [layer.numel for layer in layers.values()]

@@ -9,15 +9,23 @@ from typing import Any
 from torch import nn
 
 from qubo_prune.errors import InputError
+from qubo_prune.initial import OutputNorms
+from qubo_prune.objective import Objective
 
 
 @dataclass(frozen=True, eq=False)
 class Observed:
-    """model: whose layers they are. forward: a pass of one batch through it. batches: to calibrate on."""
+    """model: whose layers they are. forward: a pass of one batch through it. batches: to calibrate on.
+
+    objective: whose Fisher `fisher` goes by, None: that of the model's logits; diagonal: that Fisher, where
+    it was collected already.
+    """
 
     model: nn.Module
     forward: Callable[[Any], Any]
     batches: Sequence[Any]
+    objective: Objective | None = None
+    diagonal: OutputNorms | None = None
 
 
 def needed(observed: Observed | None, method: str) -> Observed:

@@ -8,13 +8,13 @@ from torch import Tensor
 
 from qubo_prune.budgets import uniform_counts
 from qubo_prune.errors import InputError
-from qubo_prune.initial import gradient, magnitude, random, wanda
+from qubo_prune.initial import fisher, gradient, magnitude, random, wanda
 from qubo_prune.layers import Layer
 from qubo_prune.masks import Masks
 from qubo_prune.patterns import Pattern
 from qubo_prune.selection import Granularity, keep_rows, keep_topk, keep_topk_global, nm_mask, prune_count
 
-Need = Literal["moments", "gradients"]
+Need = Literal["moments", "gradients", "diagonal"]
 
 
 class InputNorms(Protocol):
@@ -27,16 +27,31 @@ class InputNorms(Protocol):
         """(in,) root mean square of each input feature of a layer."""
 
 
+class OutputNorms(Protocol):
+    """What is asked of the Fisher's statistics; `statistics.fisher.KroneckerDiagonal` has it."""
+
+    def __contains__(self, name: str) -> bool:
+        """Whether there are statistics of this layer."""
+
+    def input_norm(self, name: str) -> Tensor:
+        """(in,) root mean square of each input feature of a layer."""
+
+    def output_norm(self, name: str) -> Tensor:
+        """(out,) root mean square of the loss gradient at each output of a layer."""
+
+
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """What a method may look at besides the weights; see each method's `needs`.
 
-    moments: of the layers' inputs. gradients: layer name -> (out, in) mean gradient. seed: for random
-    choices.
+    moments: of the layers' inputs. gradients: layer name -> (out, in) mean gradient. diagonal: the Fisher's,
+    with output_power, see `initial.fisher`. seed: for random choices.
     """
 
     moments: InputNorms | None = None
     gradients: Mapping[str, Tensor] = field(default_factory=dict)
+    diagonal: OutputNorms | None = None
+    output_power: float = 1.0
     seed: int = 0
 
 
@@ -54,9 +69,18 @@ def _wanda(layer: Layer, evidence: Evidence) -> Tensor:
     return wanda.scores(layer, evidence.moments.norm(layer.name))
 
 
+def _fisher(layer: Layer, evidence: Evidence) -> Tensor:
+    found = evidence.diagonal
+    assert found is not None
+    # moments may come from more windows than the Fisher, which needs a backward pass
+    inputs = found.input_norm(layer.name) if evidence.moments is None else evidence.moments.norm(layer.name)
+    return fisher.scores(layer, inputs, found.output_norm(layer.name), evidence.output_power)
+
+
 METHODS: dict[str, Method] = {
     "magnitude": Method(lambda layer, evidence: magnitude.scores(layer)),
     "wanda": Method(_wanda, "output", "moments"),
+    "fisher": Method(_fisher, "layer", "diagonal"),
     "gradient": Method(
         lambda layer, evidence: gradient.scores(layer, evidence.gradients[layer.name]), needs="gradients"
     ),
@@ -131,7 +155,8 @@ def _check_evidence(name: str, method: Method, layers: Mapping[str, Layer], evid
     """InputError unless the evidence a method needs is there for every layer."""
     if method.needs is None:
         return
-    found = evidence.moments if method.needs == "moments" else evidence.gradients
+    have = {"moments": evidence.moments, "gradients": evidence.gradients, "diagonal": evidence.diagonal}
+    found = have[method.needs]
     lacking = [layer for layer in layers if found is None or layer not in found]
     if lacking:
         raise InputError(

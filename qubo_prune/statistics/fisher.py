@@ -113,6 +113,9 @@ class KroneckerDiagonal:
         self._rows = dict.fromkeys(self._x, 0.0)  # input vectors the layer saw, over all its calls
         self._positions = dict.fromkeys(self._x, 0.0)  # positions of the loss
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._x
+
     def age(self, discount: float) -> None:
         """Let everything seen so far count `discount` times as much (0 forgets it)."""
         for name in self._x:
@@ -131,5 +134,18 @@ class KroneckerDiagonal:
 
     def diagonal(self, name: str) -> Tensor:
         """(out, in) estimate of diag(H): sum over positions of g_o^2 x_j^2, over the loss's positions."""
-        rows, positions = max(self._rows[name], 1e-30), max(self._positions[name], 1e-30)
-        return torch.outer(self._g[name] / positions, self._x[name] / rows)
+        return torch.outer(self._output_squares(name), self._input_squares(name))
+
+    def input_norm(self, name: str) -> Tensor:
+        """(in,) root mean square of each input of a layer."""
+        return self._input_squares(name).sqrt()
+
+    def output_norm(self, name: str) -> Tensor:
+        """(out,) root mean square over positions of the gradient at each output of a layer."""
+        return self._output_squares(name).sqrt()
+
+    def _input_squares(self, name: str) -> Tensor:
+        return self._x[name] / max(self._rows[name], 1e-30)
+
+    def _output_squares(self, name: str) -> Tensor:
+        return self._g[name] / max(self._positions[name], 1e-30)

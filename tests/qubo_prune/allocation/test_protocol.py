@@ -21,6 +21,8 @@ RULES: list[tuple[dict[str, Any], float, float]] = [
     ({"method": "besa", "steps": 4, "learning_rate": 1.0, "floor": 0.05, "ceiling": 0.95}, 0.05, 0.95),
     ({"method": "besa", "steps": 4, "per": "row", "learning_rate": 1.0}, 0.0, 0.99),
     ({"method": "besa", "steps": 4, "between": "owl", "quantise": {"bits": 4}}, 0.0, 0.99),
+    ({"method": "fisher", "strength": 1.0, "floor": 0.05, "ceiling": 0.95}, 0.05, 0.95),
+    ({"method": "besa", "steps": 4, "between": "fisher"}, 0.0, 0.99),
     ({"method": "given", "rates": {"*": 1.0}, "rescale": True}, 0.0, 1.0),
 ]
 

@@ -7,8 +7,10 @@ from qubo_prune.errors import InputError
 from qubo_prune.initial import METHODS, Evidence, initial_masks
 from qubo_prune.layers import prunable_layers
 from qubo_prune.masks import density
+from qubo_prune.objective import KLToDense
 from qubo_prune.selection import prune_count
 from qubo_prune.statistics.gram import collect_norms
+from qubo_prune.statistics.label_pass import collect_diagonal
 from qubo_prune.testing import tiny_gpt2, tiny_llama, tiny_tokens
 
 
@@ -16,7 +18,9 @@ def evidence_for(model: torch.nn.Module) -> Evidence:
     layers = prunable_layers(model)
     moments = collect_norms(model, layers, [tiny_tokens(40).reshape(2, 20)])
     gradients = {name: torch.randn(layer.shape) for name, layer in layers.items()}
-    return Evidence(moments, gradients, seed=3)
+    batches = [tiny_tokens(40).reshape(2, 20)]
+    diagonal = collect_diagonal(model, layers, batches, KLToDense())
+    return Evidence(moments, gradients, diagonal, output_power=0.5, seed=3)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -51,6 +55,11 @@ def test_scores() -> None:
     )
     torch.testing.assert_close(
         METHODS["gradient"].scores(layer, evidence), (w * evidence.gradients[name]).abs()
+    )
+    assert evidence.diagonal is not None
+    rows = evidence.diagonal.output_norm(name).sqrt()
+    torch.testing.assert_close(
+        METHODS["fisher"].scores(layer, evidence), w.abs() * evidence.moments.norm(name) * rows[:, None]
     )
     first = METHODS["random"].scores(layer, evidence)
     assert torch.equal(first, METHODS["random"].scores(layer, Evidence(seed=3)))
