@@ -1,7 +1,7 @@
 """prune(model, calibration, recipe) -> PruneReport: the one way through the engine, usable in any pipeline.
 
     layers and their dense answers -> statistics -> allocation -> first mask -> row problems -> refinement
-    -> reconstruction -> report
+    -> reconstruction -> refit -> report
 
 In place, on any nn.Module and any batches; no global state, no output. The shell is a thin layer over it.
 """
@@ -25,7 +25,7 @@ from qubo_prune.allocation_settings import Besa, Fisher
 from qubo_prune.calibration import Calibration
 from qubo_prune.errors import InputError
 from qubo_prune.initial import METHODS, Evidence, initial_masks
-from qubo_prune.layer_phases import reconstruct, rows, sparsegpt
+from qubo_prune.layer_phases import rows, sparsegpt
 from qubo_prune.layers import Layer, prunable_layers
 from qubo_prune.objective import Batch, CrossEntropy, CustomLoss, KLToDense, Objective, batch_size
 from qubo_prune.patterns import Pattern
@@ -33,9 +33,8 @@ from qubo_prune.progress import Counted, OnProgress, Progress
 from qubo_prune.provenance import peak_memory_bytes, provenance
 from qubo_prune.recipe import Recipe
 from qubo_prune.refine.evidence import teach
-from qubo_prune.refine.icbs import IcbsLoop
-from qubo_prune.refine.records import RefineResult
 from qubo_prune.report import PruneReport
+from qubo_prune.rounds import Clock, Rounds
 from qubo_prune.sequential import LayerRecord
 from qubo_prune.state import PruneState
 from qubo_prune.statistics.collect import collect, mean_value
@@ -101,19 +100,19 @@ def prune(
     export_blocks  folder that every block is written to (see `exporting`)
     on_progress    called between pieces of work
     on_masks       called with "initial" and the model at the first masks, with "refined" and the model at the
-                   last ones, with "rows" between them and "reconstructed" after them where the recipe has
-                   these: to take figures of one's own; the model must not be changed
+                   last ones, with "rows" between them and "reconstructed" and "refit" after them where the
+                   recipe has these (again in each round): to take figures of one's own; the model must not
+                   be changed
 
     Everything is checked before a weight changes; InputError (a ValueError) names what is wrong. An error
     later puts the dense weights back. Ctrl-C from the refinement on returns normally, with the model at the
-    last accepted mask and `stopped == "interrupted"` (a reconstruction that was not accepted yet is undone;
-    with accept "always", the layers done stay done); before that it puts the dense weights back and is
-    raised.
+    last accepted mask and `stopped == "interrupted"` (a reconstruction or refit that was not accepted yet is
+    undone; a reconstruction with accept "always" keeps the layers done); before that it puts the dense
+    weights back and is raised.
     """
     recipe = recipe or Recipe()
     begun = time.perf_counter()
     layers, data = check(model, calibration, recipe, export_blocks)
-    refine = recipe.refine
     objective = _objective(recipe, loss)
     say = on_progress or (lambda progress: None)
     tell = on_masks or (lambda name, model: None)
@@ -121,7 +120,7 @@ def prune(
     seconds: dict[str, float] = {}
     finished = False
     try:
-        clock = _Clock(seconds)
+        clock = Clock(seconds)
         say(Progress("dense answers"))
         report_pairs = teach(state, objective, Counted(data.report, "dense answers", say))
         figures: dict[str, float | None] = {}
@@ -167,51 +166,18 @@ def prune(
             figures["rows"] = mean_value(model, counted, objective) if report_pairs else None
             tell("rows", model)
             clock.lap("on_masks")
-        result = RefineResult(stopped="no refinement")
-        if refine is not None and refine.steps:
-            say(Progress("refine", 0, refine.steps))
-            loop = IcbsLoop(
-                state, objective, _endless(data.calibrate), data.accept, refine, _importance(state, evidence),
-                seed=recipe.seed, export=None if export_blocks is None else Path(export_blocks),
-                on_step=lambda record: say(Progress("refine", record.step + 1, refine.steps, record)),
-                group=allocation.group,
-            )  # fmt: skip
-            result = loop.run()
-        clock.lap("refine")
-        figures["refined"] = None
-        try:
-            counted = Counted(report_pairs, "loss of the refined mask", say)
-            figures["refined"] = mean_value(model, counted, objective) if report_pairs else None
-            clock.lap("evaluate refined")
-            tell("refined", model)
-            clock.lap("on_masks")
-        except KeyboardInterrupt:  # what was refined is kept, only its figure is lost
-            result.stopped = "interrupted"
-        figures["accept_initial"], figures["accept_refined"] = result.accept_before, result.accept_after
-        if recipe.reconstruct is not None:
-            figures["reconstructed"] = None
-            if result.stopped != "interrupted":
-                try:
-                    found = reconstruct(
-                        state, objective, _forward(model, objective), _statistics_batches(data, recipe),
-                        data.accept, recipe.reconstruct, say,
-                    )  # fmt: skip
-                    walks["reconstruct"] = found.records
-                    if found.loss_before is not None:
-                        figures["accept_refined"] = found.loss_before
-                        figures["accept_reconstructed"] = found.loss_after
-                    clock.lap("reconstruct")
-                    counted = Counted(report_pairs, "loss of the reconstructed weights", say)
-                    if report_pairs:
-                        figures["reconstructed"] = mean_value(model, counted, objective)
-                    tell("reconstructed", model)
-                except KeyboardInterrupt:
-                    result.stopped = "interrupted"
+        rounds = Rounds(
+            state, objective, recipe, _forward(model, objective), _endless(data.calibrate),
+            _statistics_batches(data, recipe), data.accept, report_pairs,
+            None if evidence.moments is None else _importance(state, evidence), allocation.group,
+            None if export_blocks is None else Path(export_blocks), say, tell, clock, figures, walks,
+        )  # fmt: skip
+        result = rounds.run()
         seconds["total"] = time.perf_counter() - begun
         report = PruneReport(
             recipe, state.masks, figures, result.curve, seconds, result.stopped, result.swaps_by_layer,
             provenance(recipe.seed), peak_memory_bytes(), walks,
-            allocation={"method": "global"} if over_all else allocation.to_dict(),
+            allocation={"method": "global"} if over_all else allocation.to_dict(), refits=rounds.refits,
         )  # fmt: skip
         finished = True
         return report
@@ -346,18 +312,6 @@ def _importance(state: PruneState, evidence: Evidence) -> Callable[[str], Tensor
     assert evidence.moments is not None
     norms = {name: evidence.moments.norm(name).float() for name in state.layers}
     return lambda name: state.kept_values[name].float().abs() * norms[name]
-
-
-class _Clock:
-    """Seconds since the last lap, into a dict."""
-
-    def __init__(self, seconds: dict[str, float]) -> None:
-        self._seconds, self._last = seconds, time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self._seconds[name] = self._seconds.get(name, 0.0) + now - self._last
-        self._last = now
 
 
 def _batches(source: Tensor | Iterable[Batch], batch: int) -> Sequence[Batch]:

@@ -212,6 +212,18 @@ class Reconstruct(_Part):
     )
 
 
+class Refit(_Part):
+    """New values for the kept weights of all layers together, by the gradient of the loss on the calibration
+    windows, at the end (refine/refit.py). Kept only where the accepting loss falls."""
+
+    epochs: int = Field(1, ge=1, description="passes over the calibration windows")
+    batch: int = Field(1, ge=1, description="windows a step of Adam")
+    learning_rate: float = Field(2e-4, gt=0, description="of Adam, after a tenth of the steps")
+    checks: int = Field(4, ge=1, description="accepting passes in each pass; the best values are taken")
+    patience: int = Field(3, ge=1, description="checks without progress after which it ends")
+    time_limit: float | None = Field(None, gt=0, description="seconds; the learning rate is 0 at the end")
+
+
 class Recipe(_Part):
     """A whole run: how much and where, the first mask, the calibration ranges, refinement, reconstruction."""
 
@@ -234,6 +246,8 @@ class Recipe(_Part):
     rows: RowProblems | None = None
     refine: Icbs | None = Field(default_factory=Icbs)
     reconstruct: Reconstruct | None = None
+    refit: Refit | None = None
+    rounds: int = Field(1, ge=1, description="how often refine, reconstruct and refit follow one another")
 
     @field_validator("pattern", mode="before")
     @classmethod
@@ -273,10 +287,9 @@ class Recipe(_Part):
         if self.initial.method == "sparsegpt" and (besa.per == "row" or besa.quantise is not None):
             raise ValueError("sparsegpt takes a count for each layer and finds values of its own: set "
                              "allocation.per to layer, and leave allocation.quantise out")  # fmt: skip
-        if self.reconstruct is not None and besa.quantise is not None:
-            raise ValueError(
-                "reconstruction would leave the grids of allocation.quantise: leave one of them out"
-            )
+        if besa.quantise is not None and (self.reconstruct is not None or self.refit is not None):
+            name = "reconstruct" if self.reconstruct is not None else "refit"
+            raise ValueError(f"{name} would leave the grids of allocation.quantise: leave one of them out")
 
     def _check_pattern(self) -> None:
         """ValueError where a pattern does not go with the other settings."""

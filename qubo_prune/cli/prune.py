@@ -136,7 +136,7 @@ def _show(report: dict[str, Any]) -> None:
         ("dense", 0.0, 1.0, None),
         ("initial", kl["initial"], density, 0),
         ("refined", kl["refined"], density, report["swaps"]),
-        *([("reconstructed", kl["reconstructed"], density, None)] if "reconstructed" in kl else []),
+        *((name, kl[name], density, None) for name in ("reconstructed", "refit") if name in kl),
     )
     for name, distance, share, swaps in rows:
         table.add_row(

@@ -52,7 +52,7 @@ def run(job: Job, live: Live) -> dict[str, Any]:
     check(loaded.model, calibration, job.recipe, blocks)
     measure = _Measures(job, live, loaded.model, evaluation, calibration.report)
     measure.dense()
-    last = "refined" if job.recipe.reconstruct is None else "reconstructed"
+    last = list(measure.perplexity)[-1]
     report = prune(
         loaded.model,
         calibration,
@@ -139,6 +139,8 @@ class _Measures:
         self.perplexity: dict[str, float | None] = {"dense": None, "initial": None, "refined": None}
         if job.recipe.reconstruct is not None:
             self.perplexity["reconstructed"] = None
+        if job.recipe.refit is not None:
+            self.perplexity["refit"] = None
         self.kl: dict[str, float | None] = {}
         self._reference: DenseReference | None = None
 

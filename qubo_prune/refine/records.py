@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from qubo_prune.refine.trust import Trust
 
@@ -45,6 +46,18 @@ class RefineResult:
     @property
     def swaps(self) -> int:
         return sum(r.swaps_kept for r in self.curve)
+
+
+def joined(results: Sequence[RefineResult]) -> RefineResult:
+    """Refinements that followed one another as one: steps and seconds count on, swaps add up."""
+    found = RefineResult(accept_before=results[0].accept_before)
+    for result in results:
+        first, begun = len(found.curve), found.curve[-1].seconds if found.curve else 0.0
+        found.curve += [replace(r, step=r.step + first, seconds=r.seconds + begun) for r in result.curve]
+        found.accept_after, found.stopped = result.accept_after, result.stopped
+        for name, swaps in result.swaps_by_layer.items():
+            found.swaps_by_layer[name] = found.swaps_by_layer.get(name, 0) + swaps
+    return found
 
 
 def empty_record(

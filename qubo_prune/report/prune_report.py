@@ -8,6 +8,7 @@ from typing import Any
 from qubo_prune.masks import Masks, density
 from qubo_prune.recipe import Recipe
 from qubo_prune.refine.records import StepRecord
+from qubo_prune.refine.refit import RefitRecord
 from qubo_prune.sequential import LayerRecord
 
 
@@ -22,6 +23,7 @@ class PruneReport:
     seconds         by phase, `total` last
     walks           "sparsegpt", "reconstruct" -> one record a layer, where recipes have these; errors are of
                     the layer's outputs on calibration windows
+    refits          one record a check of the refit: steps, seconds, losses
     allocation      how the budget was shared out: see `Allocation.to_dict`; the method alone where the scores
                     of all layers together did that ("global")
     stopped         "steps", "time limit", "no improving candidates", "interrupted" or "no refinement"
@@ -39,6 +41,7 @@ class PruneReport:
     walks: dict[str, list[LayerRecord]] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
     allocation: dict[str, Any] = field(default_factory=dict)
+    refits: list[RefitRecord] = field(default_factory=list)
 
     @property
     def swaps(self) -> int:
@@ -60,6 +63,7 @@ class PruneReport:
             "swaps_by_layer": self.swaps_by_layer,
             "curve": [asdict(record) for record in self.curve],
             "walks": {name: [asdict(record) for record in records] for name, records in self.walks.items()},
+            "refits": [asdict(record) for record in self.refits],
             "seconds": self.seconds.get("total"),
             "seconds_by_phase": self.seconds,
             "peak_memory_bytes": self.peak_memory_bytes,

@@ -1,0 +1,224 @@
+"""Refit: the kept weights of all layers together, by the gradient of the whole model's loss.
+
+    refit(state, objective, batches, pairs, Refit())
+
+Least squares knows what a layer should answer; this knows what the model should. Masks stay, the data are
+the calibration windows, the teacher is the dense model: no labels, no other text.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from qubo_prune.objective import Batch, Objective
+from qubo_prune.recipe import Refit
+from qubo_prune.refine.evidence import Pair, teach
+from qubo_prune.state import PruneState
+from qubo_prune.statistics.collect import mean_value
+from qubo_prune.statistics.tape import Tape, frozen
+
+BETAS = (0.9, 0.95)
+"""Of Adam: a pass has tens of steps, so the second moment must not remember hundreds."""
+
+ANSWER_BYTES = 2 << 30
+"""The dense model's answers are kept over passes as far as they fit here; the others are computed again."""
+
+
+@dataclass(frozen=True)
+class RefitRecord:
+    """One check: steps and seconds so far, the mean loss of the steps since the last one, accepting loss."""
+
+    step: int
+    seconds: float
+    loss: float
+    accept: float | None
+
+
+@dataclass
+class Refitted:
+    """The checks; accepting losses before and after (None: not measured); stopped: why it ended."""
+
+    records: list[RefitRecord] = field(default_factory=list)
+    loss_before: float | None = None
+    loss_after: float | None = None
+    stopped: str = "steps"
+
+
+def refit(
+    state: PruneState,
+    objective: Objective,
+    batches: Sequence[Batch],
+    accept: Sequence[Pair],
+    recipe: Refit,
+    *,
+    seed: int = 0,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Refitted:
+    """Change the kept values of every layer by `recipe.epochs` passes of Adam over the batches.
+
+    The learning rate rises over a tenth of the steps and then falls linearly to 0 at the last one (or at the
+    time limit). At `recipe.checks` points a pass the accepting loss is measured; the values of the lowest one
+    are taken, and the passes end early where it has not fallen for `recipe.patience` checks. With accepting
+    pairs nothing changes unless it falls below what it was; without them the last values are taken.
+
+    on_step is told (done, of). Memory: four float32 numbers a weight (value, two moments, best value), and
+    the dense model's answers, up to ANSWER_BYTES. On Ctrl-C and errors the values are those before.
+    """
+    parts = [part for batch in batches for part in _parts(batch, recipe.batch)]
+    teacher = _Teacher(state, objective, parts)
+    steps = recipe.epochs * len(parts)
+    every = max(1, len(parts) // recipe.checks)
+    found = Refitted()
+    fit = _Fit(state)
+    started = time.perf_counter()
+    done = False
+    try:
+        best = math.inf
+        if accept:
+            best = found.loss_before = found.loss_after = mean_value(state.model, accept, objective)
+        losses: list[float] = []
+        idle = 0
+        for step, index in enumerate(_order(len(parts), recipe.epochs, seed)):
+            elapsed = time.perf_counter() - started
+            share = max(step / steps, elapsed / (recipe.time_limit or math.inf))
+            if share >= 1:
+                found.stopped = "time limit"
+                break
+            answer = teacher(index, fit)
+            losses.append(fit.step(objective, parts[index], answer, recipe.learning_rate * _schedule(share)))
+            if on_step is not None:
+                on_step(step + 1, steps)
+            if (step + 1) % every and step + 1 < steps:
+                continue
+            loss = mean_value(state.model, accept, objective) if accept else None
+            seconds = time.perf_counter() - started
+            found.records.append(RefitRecord(step + 1, seconds, sum(losses) / len(losses), loss))
+            losses.clear()
+            if loss is None:
+                continue
+            idle = 0 if loss < best else idle + 1
+            if loss < best:
+                best = found.loss_after = loss
+                fit.remember()
+            elif idle == recipe.patience or not math.isfinite(loss):
+                found.stopped = "no progress"
+                break
+        if not accept:
+            fit.remember()
+        fit.commit()
+        done = True
+    finally:
+        if not done:
+            state.write()
+            found.loss_after = found.loss_before
+    return found
+
+
+class _Fit:
+    """The values on their way: float32 copies that Adam moves, written to the model after each step."""
+
+    def __init__(self, state: PruneState) -> None:
+        self._state = state
+        self._values = {name: layer.weight.detach().float().clone() for name, layer in state.layers.items()}
+        self._optimiser = torch.optim.Adam(list(self._values.values()), lr=0.0, betas=BETAS, eps=1e-12)
+        self._best: dict[str, Tensor] = {}
+
+    def step(self, objective: Objective, batch: Batch, teacher: Tensor | None, rate: float) -> float:
+        """One step of Adam on a batch; returns its mean loss. A loss that is not finite changes nothing."""
+        state = self._state
+        with frozen(state.model), Tape(state.model, state.layers) as tape:
+            with torch.enable_grad():
+                signals = objective.signals(state.model, batch, teacher, None)
+            samples = len(signals.value)
+            loss = float(signals.value.mean())
+            if not math.isfinite(loss):
+                return loss
+
+            def take(name: str, inputs: list[Tensor], grads: list[Tensor]) -> None:
+                total = sum(_product(x, g) for x, g in zip(inputs, grads, strict=True))
+                assert isinstance(total, Tensor)
+                self._values[name].grad = total.div_(samples).mul_(state.masks[name])
+
+            tape.backward(signals.output, signals.loss, take, samples)
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate
+        self._optimiser.step()
+        self.write()
+        return loss
+
+    @torch.no_grad()
+    def write(self) -> None:
+        """The values as they are now into the model."""
+        for name, layer in self._state.layers.items():
+            layer.weight.copy_(self._values[name])
+
+    def remember(self) -> None:
+        """These are the best so far."""
+        for name, value in self._values.items():
+            held = self._best.get(name)
+            self._best[name] = value.clone() if held is None else held.copy_(value)
+
+    def commit(self) -> None:
+        """The best values become the state's; what was before stays where there are none."""
+        for name, value in self._best.items():
+            self._state.refit(name, value)
+        if not self._best:
+            self._state.write()
+
+
+class _Teacher:
+    """The dense model's answers to the parts, kept as far as they fit."""
+
+    def __init__(self, state: PruneState, objective: Objective, parts: Sequence[Batch]) -> None:
+        self._state, self._objective, self._parts = state, objective, parts
+        self._kept: dict[int, Tensor | None] = {}
+        self._bytes = 0
+
+    def __call__(self, index: int, fit: _Fit) -> Tensor | None:
+        if index in self._kept:
+            return self._kept[index]
+        ((_, answer),) = teach(self._state, self._objective, [self._parts[index]])
+        size = 0 if answer is None else answer.numel() * answer.element_size()
+        if self._bytes + size <= ANSWER_BYTES:
+            self._kept[index] = answer
+            self._bytes += size
+        if self._objective.needs_teacher:
+            fit.write()  # the state put the values before back
+        return answer
+
+
+def _product(x: Tensor, g: Tensor) -> Tensor:
+    """(out, in) float32 sum over samples and positions of g x'."""
+    return g.flatten(0, 1).float().t() @ x.flatten(0, 1).float()
+
+
+def _schedule(share: float) -> float:
+    """Factor of the learning rate after this share of the passes."""
+    return min(1.0, (share + 0.01) / 0.1) * (1 - share)
+
+
+def _order(parts: int, epochs: int, seed: int) -> Iterator[int]:
+    """Every part once a pass, in random order."""
+    rng = random.Random(seed)
+    for _ in range(epochs):
+        order = list(range(parts))
+        rng.shuffle(order)
+        yield from order
+
+
+def _parts(batch: Batch, size: int) -> list[Batch]:
+    """A batch in pieces of at most `size` samples, where it is a tensor or a mapping of tensors."""
+    if isinstance(batch, Tensor) and batch.dim():
+        return list(batch.split(size))
+    if isinstance(batch, Mapping) and all(isinstance(v, Tensor) and v.dim() for v in batch.values()):
+        pieces = [value.split(size) for value in batch.values()]
+        if len({len(p) for p in pieces}) == 1:
+            return [dict(zip(batch, values, strict=True)) for values in zip(*pieces, strict=True)]
+    return [batch]

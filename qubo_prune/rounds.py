@@ -1,0 +1,157 @@
+"""Rounds of a run: refine the masks, give the kept weights new values, and so on; Ctrl-C ends them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from qubo_prune.layer_phases import reconstruct
+from qubo_prune.objective import Batch, Objective
+from qubo_prune.prefix import Run
+from qubo_prune.progress import Counted, OnProgress, Progress
+from qubo_prune.recipe import Recipe
+from qubo_prune.refine.evidence import Pair, teach
+from qubo_prune.refine.icbs import IcbsLoop
+from qubo_prune.refine.records import RefineResult, joined
+from qubo_prune.refine.refit import RefitRecord, refit
+from qubo_prune.sequential import LayerRecord
+from qubo_prune.state import PruneState
+from qubo_prune.statistics.collect import mean_value
+
+
+class Clock:
+    """Seconds since the last lap, added up by name in a dict."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self._seconds, self._last = seconds, time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self._seconds[name] = self._seconds.get(name, 0.0) + now - self._last
+        self._last = now
+
+
+@dataclass
+class Rounds:
+    """What the rounds work on, and where they leave figures.
+
+    state        with its first masks written; forward: a pass of one batch through its model
+    calibrate    an endless iterator of calibration batches; statistics: those that values are fitted on
+    accept, report  batches to decide by; the report range with its dense answers
+    importance, group, export  as for `IcbsLoop`
+    say, tell    `prune`'s on_progress and on_masks
+    """
+
+    state: PruneState
+    objective: Objective
+    recipe: Recipe
+    forward: Run
+    calibrate: Iterator[Batch]
+    statistics: Sequence[Batch]
+    accept: Sequence[Batch]
+    report: Sequence[Pair]
+    importance: Callable[[str], Tensor] | None
+    group: int | None
+    export: Path | None
+    say: OnProgress
+    tell: Callable[[str, nn.Module], None]
+    clock: Clock
+    figures: dict[str, float | None]
+    walks: dict[str, list[LayerRecord]]
+    refits: list[RefitRecord] = field(default_factory=list)
+
+    def run(self) -> RefineResult:
+        """All rounds. Ctrl-C ends them with what was accepted, and the result's `stopped` says so."""
+        results: list[RefineResult] = []
+        for turn in range(self.recipe.rounds):
+            results.append(self._refine(turn))
+            self._values(results[-1])
+            if results[-1].stopped == "interrupted":
+                break
+        result = joined(results)
+        self.figures["accept_initial"] = result.accept_before
+        return result
+
+    def _refine(self, turn: int) -> RefineResult:
+        """The masks of one round."""
+        recipe, refine = self.recipe, self.recipe.refine
+        result = RefineResult(stopped="no refinement", swaps_by_layer=dict.fromkeys(self.state.layers, 0))
+        if refine is not None and refine.steps:
+            assert self.importance is not None
+            self.say(Progress("refine", 0, refine.steps))
+            loop = IcbsLoop(
+                self.state, self.objective, self.calibrate, self.accept, refine, self.importance,
+                seed=recipe.seed + turn * refine.steps, export=self._folder(turn),
+                on_step=lambda record: self.say(Progress("refine", record.step + 1, refine.steps, record)),
+                group=self.group,
+            )  # fmt: skip
+            result = loop.run()
+        self.clock.lap("refine")
+        self.figures["accept_refined"] = result.accept_after
+        self._figure("refined", "loss of the refined mask", result)
+        return result
+
+    def _values(self, result: RefineResult) -> None:
+        """New values for the kept weights, where the recipe asks for them."""
+        recipe, state = self.recipe, self.state
+        for phase, name in (("reconstruct", "reconstructed"), ("refit", "refit")):
+            if getattr(recipe, phase) is None:
+                continue
+            self.figures.setdefault(name, None)
+            if result.stopped == "interrupted":
+                continue
+            try:
+                if phase == "reconstruct":
+                    assert recipe.reconstruct is not None
+                    found = reconstruct(
+                        state, self.objective, self.forward, self.statistics, self.accept,
+                        recipe.reconstruct, self.say,
+                    )  # fmt: skip
+                    self.walks["reconstruct"] = found.records
+                    before, after = found.loss_before, found.loss_after
+                else:
+                    before, after = self._refit()
+            except KeyboardInterrupt:
+                result.stopped = "interrupted"
+                continue
+            if before is not None:
+                if self.figures["accept_refined"] is None:
+                    self.figures["accept_refined"] = before
+                self.figures[f"accept_{name}"] = after
+            self.clock.lap(phase)
+            told = "reconstructed weights" if phase == "reconstruct" else "refitted weights"
+            self._figure(name, f"loss of the {told}", result)
+
+    def _refit(self) -> tuple[float | None, float | None]:
+        """Accepting losses before and after."""
+        recipe = self.recipe.refit
+        assert recipe is not None
+        self.say(Progress("refit"))
+        found = refit(
+            self.state, self.objective, self.statistics, teach(self.state, self.objective, self.accept),
+            recipe, seed=self.recipe.seed,
+            on_step=lambda done, total: self.say(Progress("refit", done, total)),
+        )  # fmt: skip
+        self.refits += found.records
+        return found.loss_before, found.loss_after
+
+    def _figure(self, name: str, phase: str, result: RefineResult) -> None:
+        """The loss on the report range; on Ctrl-C what was done is kept, only its figure is lost."""
+        self.figures[name] = None
+        try:
+            if self.report:
+                counted = Counted(self.report, phase, self.say)
+                self.figures[name] = mean_value(self.state.model, counted, self.objective)
+            self.clock.lap(f"evaluate {name}")
+            self.tell(name, self.state.model)
+            self.clock.lap("on_masks")
+        except KeyboardInterrupt:
+            result.stopped = "interrupted"
+
+    def _folder(self, turn: int) -> Path | None:
+        """Where the blocks of a round are written."""
+        return self.export if self.export is None or self.recipe.rounds == 1 else self.export / f"round{turn}"

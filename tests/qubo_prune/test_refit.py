@@ -1,0 +1,184 @@
+"""Refit and rounds: masks stay, the loss falls, errors and Ctrl-C put everything back, rounds add up."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from qubo_prune import prune
+from qubo_prune.layers import prunable_layers
+from qubo_prune.objective import CustomLoss, KLToDense
+from qubo_prune.progress import Progress
+from qubo_prune.recipe import Recipe, Refit
+from qubo_prune.refine.evidence import teach
+from qubo_prune.refine.records import RefineResult, joined
+from qubo_prune.refine.refit import _parts, refit
+from qubo_prune.selection import keep_topk
+from qubo_prune.state import PruneState
+from qubo_prune.statistics.collect import mean_value
+from qubo_prune.testing import TINY_MODELS, tiny_llama, tiny_mlp, tiny_tokens
+
+RECIPE: dict[str, Any] = {
+    "rounds": 1,
+    "refine": {
+        "steps": 2,
+        "windows": 2,
+        "batch": 4,
+        "gradient": {"estimate": "shrunk", "shrink": 0.5, "reliability": False, "clip": None},
+        "candidates": {"per_side": 20, "max_flip": 1.0},
+        "trust": {"swaps": 8, "damping": 0.0},
+    },
+    "refit": {"epochs": 2, "batch": 2, "learning_rate": 2e-3},
+}
+
+
+def windows(n: int = 32) -> Tensor:
+    return tiny_tokens(n * 16, vocabulary=12).reshape(n, 16)
+
+
+def pruned_state(model: nn.Module) -> PruneState:
+    layers = prunable_layers(model)
+    masks = {name: keep_topk(la.weight.abs(), la.numel // 2, name=name) for name, la in layers.items()}
+    return PruneState(model, layers, masks)
+
+
+@pytest.mark.parametrize("family", TINY_MODELS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_values_move_and_masks_stay(family: str, dtype: torch.dtype) -> None:
+    model = TINY_MODELS[family]().to(dtype)
+    state = pruned_state(model)
+    masks = {name: mask.clone() for name, mask in state.masks.items()}
+    others = {n: p.clone() for n, p in model.named_parameters() if n.removesuffix(".weight") not in masks}
+    objective = KLToDense()
+    pairs = teach(state, objective, list(windows().split(8)))
+    before = mean_value(model, pairs, objective)
+    told: list[tuple[int, int]] = []
+    found = refit(
+        state, objective, list(windows().split(4)), pairs, Refit(epochs=3, batch=2, learning_rate=3e-3),
+        on_step=lambda done, total: told.append((done, total)),
+    )  # fmt: skip
+    assert found.loss_before == before
+    assert found.loss_after == mean_value(model, pairs, objective) < 0.95 * before
+    assert told[-1] == (48, 48)
+    for name, layer in state.layers.items():
+        assert torch.equal(state.masks[name], masks[name])
+        assert not layer.weight[~masks[name]].any()
+        assert torch.equal(layer.weight, torch.where(masks[name], state.kept_values[name], 0))
+    after = dict(model.named_parameters())
+    assert all(torch.equal(after[name], value) for name, value in others.items())
+    assert [record.step for record in found.records][-1] == 48
+    state.restore_dense()
+    original = dict(TINY_MODELS[family]().to(dtype).named_parameters())
+    assert all(torch.equal(p, original[n]) for n, p in model.named_parameters())
+
+
+def test_a_step_is_adams_on_the_masked_gradient() -> None:
+    """One step against torch's own backward pass and optimiser."""
+    one, two = tiny_llama(), tiny_llama()
+    state, other = pruned_state(one), pruned_state(two)
+    batch = windows(4)
+    refit(state, KLToDense(), [batch], [], Refit(batch=4, learning_rate=0.01))
+    with other.dense(), torch.no_grad():
+        target = two(batch).logits[:, :-1].log_softmax(-1)
+    answer = two(batch).logits[:, :-1].log_softmax(-1)
+    (target.exp() * (target - answer)).sum(-1).mean().backward()
+    for name, layer in other.layers.items():
+        gradient = two.get_submodule(name).weight.grad * other.masks[name]
+        expected = layer.weight - 0.001 * gradient.sign()  # Adam's first step at a tenth of the rate
+        moved = gradient.abs() > 1e-6
+        torch.testing.assert_close(state.layers[name].weight[moved], expected[moved], rtol=1e-3, atol=1e-5)
+
+
+def test_what_does_not_help_is_put_back() -> None:
+    model = tiny_llama()
+    state = pruned_state(model)
+    weights = {name: layer.weight.clone() for name, layer in state.layers.items()}
+    objective = KLToDense()
+    pairs = teach(state, objective, [windows(8)])
+    found = refit(state, objective, [windows(8)], pairs, Refit(epochs=9, learning_rate=50.0))
+    assert found.loss_after == found.loss_before
+    assert found.stopped == "no progress"
+    assert len(found.records) <= 4
+    assert all(torch.equal(layer.weight, weights[name]) for name, layer in state.layers.items())
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_error_puts_the_values_back(error: type[BaseException]) -> None:
+    model = tiny_llama()
+    state = pruned_state(model)
+    weights = {name: layer.weight.clone() for name, layer in state.layers.items()}
+
+    def stop(done: int, total: int) -> None:
+        if done == 3:
+            raise error("stop")
+
+    with pytest.raises(error):
+        refit(state, KLToDense(), [windows(8)], [], Refit(), on_step=stop)
+    assert all(torch.equal(layer.weight, weights[name]) for name, layer in state.layers.items())
+
+
+def test_a_time_limit_ends_it() -> None:
+    state = pruned_state(tiny_llama())
+    found = refit(state, KLToDense(), [windows(8)], [], Refit(epochs=1000, time_limit=0.2))
+    assert found.stopped == "time limit"
+
+
+def test_a_classifier() -> None:
+    g = torch.Generator().manual_seed(0)
+    data = [(torch.randn(32, 6, generator=g), torch.randint(4, (32,), generator=g)) for _ in range(4)]
+    model = tiny_mlp()
+    state = pruned_state(model)
+    loss = CustomLoss(lambda m, batch: nn.functional.cross_entropy(m(batch[0]), batch[1]))
+    pairs = [(batch, None) for batch in data]
+    found = refit(state, loss, data, pairs, Refit(epochs=5, learning_rate=0.01))
+    assert found.loss_before is not None
+    assert found.loss_after is not None
+    assert found.loss_after < found.loss_before
+
+
+def test_batches_in_parts() -> None:
+    assert [len(p) for p in _parts(torch.zeros(5, 3), 2)] == [2, 2, 1]
+    parts = _parts({"a": torch.arange(3), "b": torch.ones(3, 2)}, 2)
+    assert [p["a"].tolist() for p in parts] == [[0, 1], [2]]
+    pair = (torch.zeros(4), torch.zeros(4))
+    assert _parts(pair, 2) == [pair]
+
+
+# -- through prune() ---------------------------------------------------------------------------------------
+
+
+def test_rounds() -> None:
+    model = tiny_llama()
+    report = prune(model, windows(), Recipe.parse(RECIPE | {"rounds": 2}))
+    assert [r.step for r in report.curve] == [0, 1, 2, 3]
+    assert [r.seconds for r in report.curve] == sorted(r.seconds for r in report.curve)
+    assert report.figures["refit"] < report.figures["initial"]
+    assert report.figures["accept_refit"] <= report.figures["accept_refined"]
+    assert sum(report.swaps_by_layer.values()) == report.swaps
+    total = sum(m.numel() for m in report.masks.values())
+    assert sum(int((~m).sum()) for m in report.masks.values()) == (total + 1) // 2
+    assert len(report.to_dict()["refits"]) == len(report.refits) > 4
+
+
+def test_ctrl_c_in_the_refit_keeps_the_refined_masks() -> None:
+    plain, model = tiny_llama(), tiny_llama()
+    prune(plain, windows(), Recipe.parse(RECIPE | {"refit": None}))
+
+    def stop(progress: Progress) -> None:
+        if progress.phase == "refit" and progress.done == 3:
+            raise KeyboardInterrupt
+
+    report = prune(model, windows(), Recipe.parse(RECIPE | {"rounds": 3}), on_progress=stop)
+    assert report.stopped == "interrupted"
+    assert report.figures["refit"] is None
+    now, then = prunable_layers(model), prunable_layers(plain)
+    assert all(torch.equal(now[name].weight, then[name].weight) for name in now)
+
+
+def test_joined() -> None:
+    one = RefineResult([], 2.0, 1.5, "steps", {"a": 1})
+    two = RefineResult([], 1.4, 1.2, "time limit", {"a": 2, "b": 1})
+    found = joined([one, two])
+    assert (found.accept_before, found.accept_after, found.stopped) == (2.0, 1.2, "time limit")
+    assert found.swaps_by_layer == {"a": 3, "b": 1}
