@@ -93,7 +93,11 @@ class Method:
         return method
 
     def recipe(self, overrides: dict[str, Any]) -> Recipe:
-        """The recipe with the method's settings and these on top. InputError: as for `Recipe.load`."""
+        """The recipe with the method's settings and these on top; of a built-in recipe its own version for a
+        pattern, as best-2-4 for best, where there is one. InputError: as for `Recipe.load`."""
+        pattern = str(overrides.get("pattern")).replace(":", "-")
+        if (own := f"{self.source}-{pattern}") in builtin_recipes():
+            return Recipe.load(own, self.settings | overrides)
         first_masks = get_args(Initial.model_fields["method"].annotation)
         one_shot = self.source in first_masks and self.source not in builtin_recipes()
         base = {"initial.method": self.source, "refine": None} if one_shot else {}

@@ -34,7 +34,10 @@ from qubo_prune.zeroshot import Subset, prepare, run_tasks
 from qubo_solvers.bench.run import read_records
 
 Record = dict[str, Any]
-MEASURING = ("dense", "evaluate initial", "evaluate refined", "on_masks", "total")
+MEASURING = (
+    "dense", "evaluate initial", "evaluate rows", "evaluate refined", "evaluate reconstructed",
+    "evaluate refit", "on_masks", "total",
+)  # fmt: skip
 """Phases of `prune` that measure, and its total: they are no part of the pruning's own time."""
 
 
@@ -133,8 +136,11 @@ def _measured(cell: Cell, recipe: Recipe | None) -> Record:
     jobs = prepare(s.tasks, Subset(s.limit))
     clock.lap("load")
     found: Record = {}
-    dense = DenseReference(loaded.model, ranges.report)
-    clock.lap("dense answers")
+    dense: DenseReference | None = None
+    if recipe is not None and recipe.objective != "kl":  # else the pruning itself reports this KL
+        dense = DenseReference(loaded.model, ranges.report)
+        clock.lap("dense answers")
+    distance = 0.0
     if recipe is not None:
         try:
             check(loaded.model, ranges, recipe)
@@ -142,10 +148,20 @@ def _measured(cell: Cell, recipe: Recipe | None) -> Record:
             return {"refused": str(error)}
         wanda_pass(loaded, ranges, recipe)
         clock.lap("wanda pass")
-        report = prune(loaded.model, ranges, recipe)
+        stages: dict[str, float] = {}
+
+        def on_masks(name: str, model: torch.nn.Module) -> None:
+            if name == "refined" and (recipe.reconstruct or recipe.refit) and name not in stages:
+                found = perplexity(model, evaluation, length=s.eval_length, windows=s.eval_windows)
+                stages[name] = found.perplexity
+
+        report = prune(loaded.model, ranges, recipe, on_masks=on_masks)
         clock.lap("prune")
         if report.stopped == "interrupted":
             raise KeyboardInterrupt
+        last = next(name for name in ("refit", "reconstructed", "refined") if name in report.figures)
+        distance = report.figures[last] if dense is None else kl_to_dense(loaded.model, dense)
+        clock.lap("KL")
         phases = {name: value for name, value in report.seconds.items() if name not in MEASURING}
         counted = report.to_dict()
         found = {
@@ -157,17 +173,18 @@ def _measured(cell: Cell, recipe: Recipe | None) -> Record:
             "seconds_by_phase": phases,
             "prune_seconds": sum(phases.values()),
             "wanda_seconds": clock.seconds["wanda pass"],
+            "perplexity_masks_alone": stages.get("refined"),
+            "curve": [[r.seconds, r.loss] for r in report.curve],
+            "refits": [[r.seconds, r.accept] for r in report.refits],
         }
     text = perplexity(loaded.model, evaluation, length=s.eval_length, windows=s.eval_windows)
     clock.lap("perplexity")
-    kl = kl_to_dense(loaded.model, dense)
-    clock.lap("KL")
     tasks = run_tasks(jobs, loaded.model, loaded.tokenizer, batch=s.batch)
     clock.lap("tasks")
     cuda = torch.cuda.max_memory_allocated() if s.device.startswith("cuda") else None
     return found | {
         "perplexity": text.perplexity,
-        "kl": kl,
+        "kl": distance,
         "tasks": [result.to_dict() for result in tasks],
         "seconds": clock.seconds,
         "peak_memory_bytes": peak_memory_bytes(),

@@ -164,6 +164,7 @@ def prune(
             clock.lap("rows")
             counted = Counted(report_pairs, "loss after the row problems", say)
             figures["rows"] = mean_value(model, counted, objective) if report_pairs else None
+            clock.lap("evaluate rows")
             tell("rows", model)
             clock.lap("on_masks")
         rounds = Rounds(
