@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def allocate(
     model: Annotated[str, typer.Argument(help="A folder, a .gguf file, package:NAME or a Hugging Face id.")],
     method: Annotated[
-        str, typer.Option(help="uniform, alphapruning, owl, besa, given, or a file of rates.")
+        str, typer.Option(help="uniform, alphapruning, owl, fisher, besa, given, or a file of rates.")
     ] = "besa",
     sparsity: Annotated[float, typer.Option(min=0, max=1, help="Share of all weights to prune.")] = 0.5,
     settings: Annotated[
@@ -32,7 +32,8 @@ def allocate(
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method: per, between, steps, ..."),
     ] = None,
     calibration: Annotated[
-        str | None, typer.Option(help="Text for owl and besa, as for prune. Default: C4 text from exllamav3.")
+        str | None,
+        typer.Option(help="Text to look at, as for prune. Default: C4 text from exllamav3."),
     ] = None,
     windows: Annotated[int, typer.Option(min=1, help="Calibration windows.")] = 64,
     length: Annotated[int, typer.Option(min=2, help="Tokens a window.")] = 128,
@@ -122,7 +123,7 @@ def _allocated(
     layers = prunable_layers(loaded.model, include, exclude)
     check_allocation(layers, sparsity, settings)
     observed = None
-    if settings.method in ("owl", "besa"):
+    if settings.method in ("owl", "fisher", "besa"):
         live.phase("read text")
         observed = _observed(loaded, model, text, *shape)
     live.phase("allocation", len(layers))
@@ -150,7 +151,12 @@ def _observed(
 
 def _metric(found: Allocation, settings: AllocationSettings) -> str | None:
     """The name of the figure that the rule went by."""
-    names = {"alphapruning": getattr(settings, "metric", None), "owl": "outliers", "besa": "learned_rate"}
+    names = {
+        "alphapruning": getattr(settings, "metric", None),
+        "owl": "outliers",
+        "fisher": "global_rate",
+        "besa": "learned_rate",
+    }
     return names.get(found.method)
 
 

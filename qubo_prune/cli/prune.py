@@ -27,7 +27,7 @@ def prune(
     sparsity: Annotated[float | None, typer.Option(help="Share of the layers' weights to prune.")] = None,
     allocation: Annotated[
         str | None,
-        typer.Option(help="How layers share it: uniform, alphapruning, owl, besa, or a file of rates."),
+        typer.Option(help="Layer rates: uniform, alphapruning, owl, fisher, besa, or a file of them."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Chooses windows, samples and the solver's path.")] = None,
     solver: Annotated[
