@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,11 +15,15 @@ from qubo_prune.masks import Masks
 
 @dataclass(frozen=True)
 class Block:
-    """The weights of one step: flat indices per layer, ascending; each layer is one group of the problem, or,
-    with a group size M, each M consecutive weights of a layer that the block has any of."""
+    """The weights of one step, and what the counts of pruned ones hold over.
+
+    indices       flat indices per layer, ascending
+    counted_over  "layer": each layer is one group of the problem; "global": all layers are one; layer -> M:
+                  each M consecutive weights of a layer that the block has any of (M inputs: its rows)
+    """
 
     indices: dict[str, Tensor]
-    group_size: int | None = None
+    counted_over: Literal["layer", "global"] | Mapping[str, int] = "layer"
 
     @property
     def size(self) -> int:
@@ -33,9 +37,11 @@ class Block:
         """(n,) int64 group of each weight, from 0 without gaps: layer by layer, then by position."""
         sizes = torch.tensor([len(i) for i in self.indices.values()])
         layers = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
-        if self.group_size is None:
+        if self.counted_over == "layer":
             return layers
-        within = torch.cat([i // self.group_size for i in self.indices.values()])
+        if self.counted_over == "global":
+            return torch.zeros_like(layers)
+        within = torch.cat([i // self.counted_over[name] for name, i in self.indices.items()])
         keys = torch.stack([layers.to(within.device), within], dim=1)
         groups: Tensor = torch.unique_consecutive(keys, dim=0, return_inverse=True)[1]
         return groups
@@ -114,76 +120,6 @@ class TabuList:
 
     def size(self) -> int:
         return sum(len(i) for entries in self._entries.values() for _, i in entries)
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Promising swaps of one layer, best first: flat indices to prune and to regrow, and the summed cost."""
-
-    drop: Tensor
-    add: Tensor
-    cost: Tensor
-
-
-def best_pairs(cost: Tensor, keep: Tensor, free: Tensor, most: int) -> Pairs:
-    """The cheapest weights of one layer to prune, each beside the equally ranked one to regrow.
-
-    cost  (out, in) predicted change of the loss when the weight flips alone; inf: must not
-    most  pairs at most; pairs whose two costs do not sum to an improvement are left out
-    """
-    flat, kept, open_ = cost.reshape(-1), keep.reshape(-1), free.reshape(-1)
-    drops = _cheapest(torch.where(kept & open_, flat, torch.inf), most)
-    adds = _cheapest(torch.where(~kept & open_, flat, torch.inf), most)
-    total = drops.values + adds.values
-    m = int((total < 0).sum())  # both sides ascend, so the improving pairs come first
-    return Pairs(drops.indices[:m], adds.indices[:m], total[:m])
-
-
-def best_group_pairs(cost: Tensor, keep: Tensor, free: Tensor, most: int, group_size: int) -> Pairs:
-    """As `best_pairs`, each pair within one group of `group_size` consecutive inputs: the group's cheapest
-    weight to prune beside its cheapest one to regrow, of the `most` best groups."""
-    flat, kept, open_ = (t.reshape(-1, group_size) for t in (cost, keep, free))
-    drops = torch.where(kept & open_, flat, torch.inf).min(dim=1)
-    adds = torch.where(~kept & open_, flat, torch.inf).min(dim=1)
-    best = _cheapest(drops.values + adds.values, most)
-    groups = best.indices[: int((best.values < 0).sum())]
-    first = groups * group_size
-    drop, add = first + drops.indices[groups], first + adds.indices[groups]
-    return Pairs(drop, add, best.values[: len(groups)])
-
-
-class _Cheapest(NamedTuple):
-    values: Tensor
-    indices: Tensor
-
-
-def _cheapest(cost: Tensor, most: int) -> _Cheapest:
-    """The `most` smallest entries, ascending; where a guessed bound leaves enough, only those are sorted."""
-    stride = cost.numel() // 8192
-    if stride > 8:
-        sample = cost[::stride]
-        bound = sample.kthvalue(min(len(sample), 16 + 2 * most // stride)).values
-        few = (cost < bound).nonzero().reshape(-1)
-        if len(few) >= most:
-            found = cost[few].topk(most, largest=False)
-            return _Cheapest(found.values, few[found.indices])
-    return _Cheapest(*cost.topk(min(most, cost.numel()), largest=False))
-
-
-def block_of_pairs(pairs: Mapping[str, Pairs], largest: int | None, group_size: int | None = None) -> Block:
-    """The block of all pairs, or of the best pairs over all layers where `largest` variables are too few."""
-    if largest is not None and sum(2 * len(p.cost) for p in pairs.values()) > largest:
-        every = torch.cat([p.cost for p in pairs.values()])
-        worst = every.kthvalue(max(1, largest // 2)).values
-        take = {name: int((p.cost < worst).sum()) for name, p in pairs.items()}
-        spare = largest // 2 - sum(take.values())
-        for name, p in pairs.items():  # ties at the threshold, in the order of the layers
-            extra = min(spare, int((p.cost == worst).sum()))
-            take[name] += extra
-            spare -= extra
-        pairs = {name: Pairs(p.drop[: take[name]], p.add[: take[name]], p.cost) for name, p in pairs.items()}
-    found = {name: torch.cat([p.drop, p.add]).sort().values for name, p in pairs.items() if len(p.drop)}
-    return Block(found, group_size)
 
 
 def paper_candidates(

@@ -143,6 +143,11 @@ class Icbs(_Part):
     steps: int = Field(30, ge=0)
     time_limit: float | None = Field(None, gt=0, description="seconds for the refinement, to half a step")
     scope: Literal["all_layers", "one_layer"] = "all_layers"
+    budget: Literal["layer", "global"] = Field(
+        "layer",
+        description="what keeps its count: each layer, or all layers together, which then exchange weights; "
+        "an N:M pattern keeps its own counts",
+    )
     windows: int = Field(8, ge=1, description="calibration windows of the first step")
     max_windows: int | None = Field(
         32, ge=1, description="they double where a step lowers the loss by little, up to this; None: never"
@@ -275,6 +280,8 @@ class Recipe(_Part):
             raise ValueError(f"candidates by {criterion} are of one layer: set refine.scope to one_layer")
         if r is not None and r.scope == "one_layer" and r.candidates.criterion == "gain" and r.trust is None:
             raise ValueError("candidates by gain need a trust region: set refine.trust")
+        if r is not None:
+            _check_budget(r)
         by_gain = r is None or not r.steps or r.candidates.criterion == "gain"
         if why := conflict(self.allocation, self.initial.granularity, by_gain):
             raise ValueError(why)
@@ -328,6 +335,12 @@ class Recipe(_Part):
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def _check_budget(r: Icbs) -> None:
+    """ValueError where the budget of a refinement does not go with how its candidates are chosen."""
+    if r.budget == "global" and r.scope != "all_layers":
+        raise ValueError("a global budget exchanges weights between layers: set refine.scope to all_layers")
 
 
 def builtin_recipes() -> dict[str, str]:

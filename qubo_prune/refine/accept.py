@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,33 +13,64 @@ from qubo_prune.state import PruneState
 
 @dataclass(frozen=True)
 class Swaps:
-    """Pairs of flips, one weight pruned and one regrown in the same layer, ordered by layer: (s,) each.
+    """Pairs of flips, one weight pruned and one regrown, ordered by their layers: (s,) int64 each.
 
-    layer  int64 position in `names`; drop: flat index to prune; add: flat index to regrow
+    from_layer  position in `names` of the layer that loses a weight; drop: its flat index there
+    to_layer    position of the layer that regains one, the same but where the budget is over all layers;
+                add: its flat index there
     """
 
     names: tuple[str, ...]
-    layer: Tensor
+    from_layer: Tensor
     drop: Tensor
+    to_layer: Tensor
     add: Tensor
 
+    @classmethod
+    def paired(cls, names: tuple[str, ...], drops: Sequence[Tensor], adds: Sequence[Tensor]) -> Swaps:
+        """Swaps of the flat indices to prune and to regrow in each layer, as many in all on either side.
+
+        The k-th of a layer on one side goes with its k-th on the other; what is left over of layers whose
+        sides differ goes together, in the order of the layers.
+        """
+        common = [min(len(drop), len(add)) for drop, add in zip(drops, adds, strict=True)]
+
+        def ordered(parts: Sequence[Tensor]) -> Tensor:
+            within = [part[:k] for part, k in zip(parts, common, strict=True)]
+            return torch.cat([*within, *(part[k:] for part, k in zip(parts, common, strict=True))])
+
+        drop, add = ordered(drops), ordered(adds)
+        assert len(drop) == len(add), "the block lost its count"
+        from_layer = ordered([torch.full_like(index, i) for i, index in enumerate(drops)])
+        to_layer = ordered([torch.full_like(index, i) for i, index in enumerate(adds)])
+        order = (from_layer * len(names) + to_layer).argsort(stable=True)
+        return cls(names, from_layer[order], drop[order], to_layer[order], add[order])
+
     def __len__(self) -> int:
-        return len(self.layer)
+        return len(self.drop)
 
     def part(self, lo: int, hi: int) -> Swaps:
-        return Swaps(self.names, self.layer[lo:hi], self.drop[lo:hi], self.add[lo:hi])
+        return Swaps(
+            self.names, self.from_layer[lo:hi], self.drop[lo:hi], self.to_layer[lo:hi], self.add[lo:hi]
+        )
 
     def flips(self) -> dict[str, Tensor]:
         """Flat indices per layer, both sides."""
         return {
-            self.names[int(i)]: torch.cat([self.drop[self.layer == i], self.add[self.layer == i]])
-            for i in self.layer.unique()
+            self.names[int(i)]: torch.cat([self.drop[self.from_layer == i], self.add[self.to_layer == i]])
+            for i in torch.cat([self.from_layer, self.to_layer]).unique()
         }
 
+    def by_layer(self) -> dict[str, int]:
+        """How many swaps prune a weight of each layer."""
+        layers, counts = self.from_layer.unique(return_counts=True)
+        return {self.names[i]: n for i, n in zip(layers.tolist(), counts.tolist(), strict=True)}
+
     def middle(self) -> int:
-        """Where to cut in two: at the layer boundary nearest to half; half where there is only one layer."""
+        """Where to cut in two: between different layers, nearest to half; half where all have the same."""
         half = len(self) // 2
-        cuts = (self.layer[1:] != self.layer[:-1]).nonzero().reshape(-1) + 1
+        new = (self.from_layer[1:] != self.from_layer[:-1]) | (self.to_layer[1:] != self.to_layer[:-1])
+        cuts = new.nonzero().reshape(-1) + 1
         return int(cuts[(cuts - half).abs().argmin()]) if len(cuts) else half
 
 

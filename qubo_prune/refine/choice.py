@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from qubo_prune.blocks import (
-    Block,
-    Boundary,
-    TabuList,
+from qubo_prune.blocks import Block, Boundary, TabuList, paper_candidates
+from qubo_prune.recipe import Icbs
+from qubo_prune.refine.evidence import LossEvidence
+from qubo_prune.refine.pairs import (
+    Pairs,
     best_group_pairs,
     best_pairs,
     block_of_pairs,
-    paper_candidates,
+    block_of_sides,
+    cheapest_sides,
 )
-from qubo_prune.recipe import Icbs
-from qubo_prune.refine.evidence import LossEvidence
 from qubo_prune.state import PruneState
 
 
@@ -36,6 +37,10 @@ class Choice:
     ) -> None:
         self._state, self._recipe, self._importance, self._largest = state, recipe, importance, largest
         self._group = group
+        self._counted_over: Literal["layer"] | dict[str, int] = "layer"
+        if group is not None:
+            self._counted_over = dict.fromkeys(state.layers, group)
+        self._between_layers = recipe.budget == "global" and group is None
         self.tabu = TabuList()
         c = recipe.candidates
         scores = {name: importance(name) for name in state.layers}
@@ -51,18 +56,14 @@ class Choice:
         if c.criterion == "gain":
             if c.max_variables is not None:
                 largest = min(c.max_variables, largest or c.max_variables)
+            if self._between_layers:
+                return self._exchange(names, evidence, damping, largest)
             pairs = {}
             for name in names:
-                estimate = evidence.estimate(name)
-                cost = self._flip_cost(name, estimate, evidence.diagonal.diagonal(name), damping)
-                keep, free = self._state.masks[name], self.free(name)
-                if self._group is None:
-                    best = best_pairs(cost, keep, free, c.per_side)
-                else:
-                    best = best_group_pairs(cost, keep, free, c.per_side, self._group)
+                estimate, cost, keep, free = self._candidates(name, evidence, damping)
+                pairs[name] = best = self._pairs(cost, keep, free)
                 evidence.watch(name, torch.cat([best.drop, best.add]), estimate)
-                pairs[name] = best
-            return block_of_pairs(pairs, largest, self._group)
+            return block_of_pairs(pairs, largest, self._counted_over)
         (name,) = names
         n = min(c.block_size, self._state.layers[name].numel, largest or c.block_size)
         if c.criterion == "gradient":
@@ -82,6 +83,32 @@ class Choice:
             self.tabu.add({name: index}, math.inf)
             self.tabu.drop_oldest(name, int(self._recipe.tabu_fraction * self._state.layers[name].numel))
         return Block({name: index} if len(index) else {})
+
+    def _candidates(
+        self, name: str, evidence: LossEvidence, damping: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(out, in) of a layer: the gradient's estimate, what each flip costs, the mask, what may move."""
+        estimate = evidence.estimate(name)
+        cost = self._flip_cost(name, estimate, evidence.diagonal.diagonal(name), damping)
+        return estimate, cost, self._state.masks[name], self.free(name)
+
+    def _pairs(self, cost: Tensor, keep: Tensor, free: Tensor) -> Pairs:
+        """The best swaps of one layer that keep its counts."""
+        most = self._recipe.candidates.per_side
+        if self._group is None:
+            return best_pairs(cost, keep, free, most)
+        return best_group_pairs(cost, keep, free, most, self._group)
+
+    def _exchange(
+        self, names: tuple[str, ...], evidence: LossEvidence, damping: float, largest: int | None
+    ) -> Block:
+        """The block of one count over all layers."""
+        sides = {}
+        for name in names:
+            estimate, cost, keep, free = self._candidates(name, evidence, damping)
+            sides[name] = found = cheapest_sides(cost, keep, free, self._recipe.candidates.per_side)
+            evidence.watch(name, torch.cat([found.drops.indices, found.adds.indices]), estimate)
+        return block_of_sides(sides, largest)
 
     def free(self, name: str) -> Tensor:
         """(out, in) bool: neither fixed by its importance nor tabu."""

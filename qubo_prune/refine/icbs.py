@@ -3,8 +3,9 @@
     collect gradients and curvature -> choose a block -> build its CardinalityQubo -> solve -> keep or undo
 
 The paper works on one layer a step and applies every solution (scope "one_layer", accept "always"). The
-default works on all layers at once: one set of per-sample gradients, one low-rank block, a count per layer,
-a trust region on the number of swaps, and a step is kept only where the accepting loss falls.
+default works on all layers at once: one set of per-sample gradients, one low-rank block, a count per layer
+(or row, or one over all layers), a trust region on the number of swaps, and a step is kept only where the
+accepting loss falls.
 """
 
 from __future__ import annotations
@@ -203,22 +204,16 @@ class IcbsLoop:
         return built, model
 
     def _swaps(self, block: Block, before: Tensor, solution: Solution) -> Swaps:
-        """The solution's changes as swaps within layers, in the order of the layers.
+        """The solution's changes as swaps, within layers as far as these keep their counts.
 
-        Indices ascend, so with a pattern the k-th weight to prune and the k-th to regrow share a group: the
-        counts of the groups before theirs are kept.
+        Indices ascend, so where smaller groups have counts the k-th weight of a layer to prune and the k-th
+        to regrow share a group: the counts of the groups before theirs are kept.
         """
-        names = tuple(block.indices)
         after = torch.as_tensor(solution.assignment, dtype=torch.bool, device=before.device)
-        layers, drops, adds = [], [], []
         old, new = block.split(before), block.split(after)
-        for position, (name, index) in enumerate(block.indices.items()):
-            drop, add = index[new[name] & ~old[name]], index[old[name] & ~new[name]]
-            assert len(drop) == len(add), f"layer {name} lost its count"
-            layers.append(torch.full_like(drop, position))
-            drops.append(drop)
-            adds.append(add)
-        return Swaps(names, torch.cat(layers), torch.cat(drops), torch.cat(adds))
+        drops = [index[new[name] & ~old[name]] for name, index in block.indices.items()]
+        adds = [index[old[name] & ~new[name]] for name, index in block.indices.items()]
+        return Swaps.paired(tuple(block.indices), drops, adds)
 
     # -- keeping or undoing --------------------------------------------------------------------------------
 
@@ -248,8 +243,8 @@ class IcbsLoop:
     def _moved(self, swaps: Swaps, until: float) -> None:
         if self.recipe.scope == "all_layers":
             self.choice.tabu.add(swaps.flips(), until)
-        for name, index in swaps.flips().items():
-            self.swaps_by_layer[name] += len(index) // 2
+        for name, count in swaps.by_layer().items():
+            self.swaps_by_layer[name] += count
 
     def _measure(self) -> float:
         loss = mean_value(self.state.model, self.accept_pairs, self.objective)

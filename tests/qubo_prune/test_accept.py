@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from qubo_prune.layers import prunable_layers
@@ -29,16 +31,14 @@ class Toy:
 
     def swaps(self, per_layer: int) -> Swaps:
         each = torch.arange(per_layer)
-        return Swaps(
-            NAMES, torch.arange(3).repeat_interleave(per_layer), each.repeat(3), (20 + each).repeat(3)
-        )
+        return Swaps.paired(NAMES, [each] * 3, [20 + each] * 3)
 
     def run(self, per_layer: int, most: int = 100) -> Decision:
         return keep_what_helps(self.state, self.swaps(per_layer), 10.0, self.loss, most)
 
 
 def pairs(parts: list[Swaps]) -> set[tuple[str, int]]:
-    return {(s.names[int(k)], int(i)) for s in parts for k, i in zip(s.layer, s.drop, strict=True)}
+    return {(s.names[int(k)], int(i)) for s in parts for k, i in zip(s.from_layer, s.drop, strict=True)}
 
 
 def test_a_good_step_is_kept_in_one_measurement() -> None:
@@ -128,10 +128,54 @@ def test_an_interruption_undoes_everything(at: int, error: type[BaseException]) 
 def test_where_swaps_are_cut() -> None:
     def swaps(*layers: int) -> Swaps:
         n = torch.arange(len(layers))
-        return Swaps(NAMES, torch.tensor(layers), n, n)
+        return Swaps(NAMES, torch.tensor(layers), n, torch.tensor(layers), n)
 
     assert swaps(0, 0, 0, 0).middle() == 2
     assert swaps(0, 1, 1, 1, 1, 1).middle() == 1
     assert swaps(0, 0, 1, 1, 1, 2).middle() == 2
     flips = swaps(0, 2, 2).flips()
     assert {n: i.tolist() for n, i in flips.items()} == {"0": [0, 0], "2": [1, 2, 1, 2]}
+
+
+@given(
+    drops=st.lists(st.integers(0, 5), min_size=3, max_size=3),
+    adds=st.lists(st.integers(0, 5), min_size=3, max_size=3),
+)
+def test_pairs_within_layers_first(drops: list[int], adds: list[int]) -> None:
+    """Every flip is in one swap; as many swaps as can be stay in their layer; in the order of the layers."""
+    surplus = sum(drops) - sum(adds)
+    drops[0], adds[0] = drops[0] + max(0, -surplus), adds[0] + max(0, surplus)
+    swaps = Swaps.paired(NAMES, [torch.arange(n) for n in drops], [100 + torch.arange(n) for n in adds])
+    assert len(swaps) == sum(drops)
+    flips = {name: sorted(index.tolist()) for name, index in swaps.flips().items()}
+    numbers = zip(NAMES, drops, adds, strict=True)
+    expected = {name: [*range(d), *range(100, 100 + a)] for name, d, a in numbers if d + a}
+    assert flips == expected
+    layers = list(zip(swaps.from_layer.tolist(), swaps.to_layer.tolist(), strict=True))
+    assert layers == sorted(layers)
+    assert sum(a == b for a, b in layers) == sum(map(min, drops, adds))
+    assert swaps.by_layer() == {name: d for name, d in zip(NAMES, drops, strict=True) if d}
+    if len(swaps) > 1:
+        assert 0 < swaps.middle() < len(swaps)
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 5, 100])
+@pytest.mark.parametrize("seed", range(8))
+def test_swaps_between_layers_keep_the_total_at_every_state(most: int, seed: int) -> None:
+    g = torch.Generator().manual_seed(seed)
+    toy = Toy(torch.randn(120, generator=g))
+    drops = [torch.randperm(20, generator=g)[:n] for n in (7, 1, 4)]
+    adds = [20 + torch.randperm(20, generator=g)[:n] for n in (2, 9, 1)]
+    totals, counts = set(), set()
+
+    def measure() -> float:
+        kept = [int(toy.state.masks[name].sum()) for name in NAMES]
+        totals.add(sum(kept))
+        counts.add(tuple(kept))
+        return toy.loss()
+
+    decision = keep_what_helps(toy.state, Swaps.paired(NAMES, drops, adds), 10.0, measure, most)
+    assert decision.loss == pytest.approx(measure())
+    assert totals == {60}
+    assert (15, 28, 17) in counts  # all at once
+    assert decision.swaps + sum(map(len, decision.harmful)) == 12

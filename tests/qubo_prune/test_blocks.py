@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from qubo_prune.blocks import Block, Boundary, Pairs, TabuList, best_pairs, block_of_pairs, paper_candidates
+from qubo_prune.blocks import Block, Boundary, TabuList, paper_candidates
+from qubo_prune.refine.pairs import Pairs, best_pairs, block_of_pairs
 from qubo_prune.refine.schedule import all_layers, one_layer
 
 
@@ -35,6 +36,8 @@ def test_a_block_gathers_and_splits() -> None:
     values = block.gather(tensors)
     assert (block.size, values.tolist()) == (5, [0, 5, 11, 12, 13])
     assert block.groups().tolist() == [0, 0, 1, 1, 1]
+    assert Block(block.indices, "global").groups().tolist() == [0] * 5
+    assert Block(block.indices, {"a": 3, "b": 2}).groups().tolist() == [0, 1, 2, 3, 3]
     assert {n: v.tolist() for n, v in block.split(values).items()} == {"a": [0, 5], "b": [11, 12, 13]}
     assert Block({}).size == 0
 

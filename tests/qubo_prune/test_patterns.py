@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from qubo_prune.api import prune
-from qubo_prune.blocks import Block, best_group_pairs, block_of_pairs
+from qubo_prune.blocks import Block
 from qubo_prune.cli.output import assignments
 from qubo_prune.errors import InputError
 from qubo_prune.initial import METHODS, Evidence, initial_masks
@@ -21,6 +21,7 @@ from qubo_prune.masks import verify
 from qubo_prune.patterns import Pattern
 from qubo_prune.recipe import Recipe
 from qubo_prune.refine import icbs
+from qubo_prune.refine.pairs import best_group_pairs, block_of_pairs
 from qubo_prune.saving import save_model
 from qubo_prune.statistics.gram import collect_norms
 from qubo_prune.testing import TINY_MODELS, tiny_gpt2, tiny_llama, tiny_mlp, tiny_tokenizer, tiny_tokens
@@ -120,13 +121,13 @@ def test_pairs_are_the_best_of_every_group(seed: int, group: int, most: int) -> 
 
 
 def test_groups_of_a_block() -> None:
-    block = Block({"a": torch.tensor([0, 3, 8, 9]), "b": torch.tensor([0, 2, 7])}, group_size=4)
+    block = Block({"a": torch.tensor([0, 3, 8, 9]), "b": torch.tensor([0, 2, 7])}, {"a": 4, "b": 4})
     assert block.groups().tolist() == [0, 0, 1, 1, 2, 2, 3]
     cost = torch.tensor([[-1.0, -1.0, 5.0, 5.0, -2.0, 5.0, -2.0, 5.0]])
     keep = torch.tensor([[True, False] * 2 + [True, True, False, False]])
     pairs = {"a": best_group_pairs(cost, keep, torch.ones_like(keep), 9, 4)}
-    assert block_of_pairs(pairs, None, 4).indices["a"].tolist() == [0, 1, 4, 6]
-    assert block_of_pairs(pairs, 2, 4).indices["a"].tolist() == [4, 6]
+    assert block_of_pairs(pairs, None, {"a": 4}).indices["a"].tolist() == [0, 1, 4, 6]
+    assert block_of_pairs(pairs, 2, {"a": 4}).indices["a"].tolist() == [4, 6]
 
 
 # -- the whole way --------------------------------------------------------------------------------------

@@ -1,0 +1,136 @@
+"""Promising swaps by the predicted change of each flip alone: of a layer, of its groups, over all layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from qubo_prune.blocks import Block
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Promising swaps of one layer, best first: flat indices to prune and to regrow, and the summed cost."""
+
+    drop: Tensor
+    add: Tensor
+    cost: Tensor
+
+
+class Cheapest(NamedTuple):
+    """Costs, ascending, and the flat indices they stand at."""
+
+    values: Tensor
+    indices: Tensor
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The cheapest weights of one layer to prune and to regrow, not paired."""
+
+    drops: Cheapest
+    adds: Cheapest
+
+
+def best_pairs(cost: Tensor, keep: Tensor, free: Tensor, most: int) -> Pairs:
+    """The cheapest weights of one layer to prune, each beside the equally ranked one to regrow.
+
+    cost  (out, in) predicted change of the loss when the weight flips alone; inf: must not
+    most  pairs at most; pairs whose two costs do not sum to an improvement are left out
+    """
+    flat, kept, open_ = cost.reshape(-1), keep.reshape(-1), free.reshape(-1)
+    drops = _cheapest(torch.where(kept & open_, flat, torch.inf), most)
+    adds = _cheapest(torch.where(~kept & open_, flat, torch.inf), most)
+    total = drops.values + adds.values
+    m = int((total < 0).sum())  # both sides ascend, so the improving pairs come first
+    return Pairs(drops.indices[:m], adds.indices[:m], total[:m])
+
+
+def best_group_pairs(cost: Tensor, keep: Tensor, free: Tensor, most: int, group_size: int) -> Pairs:
+    """As `best_pairs`, each pair within one group of `group_size` consecutive inputs: the group's cheapest
+    weight to prune beside its cheapest one to regrow, of the `most` best groups."""
+    flat, kept, open_ = (t.reshape(-1, group_size) for t in (cost, keep, free))
+    drops = torch.where(kept & open_, flat, torch.inf).min(dim=1)
+    adds = torch.where(~kept & open_, flat, torch.inf).min(dim=1)
+    best = _cheapest(drops.values + adds.values, most)
+    groups = best.indices[: int((best.values < 0).sum())]
+    first = groups * group_size
+    drop, add = first + drops.indices[groups], first + adds.indices[groups]
+    return Pairs(drop, add, best.values[: len(groups)])
+
+
+def cheapest_sides(cost: Tensor, keep: Tensor, free: Tensor, most: int) -> Sides:
+    """The `most` cheapest weights on each side of one layer, as `best_pairs` ranks them, without pairs.
+
+    One kept weight at least is no candidate: however many of these are pruned and none regrown, the layer is
+    not empty.
+    """
+    flat, kept, open_ = cost.reshape(-1), keep.reshape(-1), free.reshape(-1)
+    droppable = max(0, min(most, int(kept.sum()) - 1))
+    drops = _cheapest(torch.where(kept & open_, flat, torch.inf), droppable)
+    return Sides(drops, _cheapest(torch.where(~kept & open_, flat, torch.inf), most))
+
+
+def _cheapest(cost: Tensor, most: int) -> Cheapest:
+    """The `most` smallest entries, ascending; where a guessed bound leaves enough, only those are sorted."""
+    stride = cost.numel() // 8192
+    if stride > 8:
+        sample = cost[::stride]
+        bound = sample.kthvalue(min(len(sample), 16 + 2 * most // stride)).values
+        few = (cost < bound).nonzero().reshape(-1)
+        if len(few) >= most:
+            found = cost[few].topk(most, largest=False)
+            return Cheapest(found.values, few[found.indices])
+    return Cheapest(*cost.topk(min(most, cost.numel()), largest=False))
+
+
+def block_of_pairs(
+    pairs: Mapping[str, Pairs],
+    largest: int | None,
+    counted_over: Literal["layer", "global"] | Mapping[str, int] = "layer",
+) -> Block:
+    """The block of all pairs, or of the best pairs over all layers where `largest` variables are too few."""
+    if largest is not None and sum(2 * len(p.cost) for p in pairs.values()) > largest:
+        every = torch.cat([p.cost for p in pairs.values()])
+        worst = every.kthvalue(max(1, largest // 2)).values
+        take = {name: int((p.cost < worst).sum()) for name, p in pairs.items()}
+        spare = largest // 2 - sum(take.values())
+        for name, p in pairs.items():  # ties at the threshold, in the order of the layers
+            extra = min(spare, int((p.cost == worst).sum()))
+            take[name] += extra
+            spare -= extra
+        pairs = {name: Pairs(p.drop[: take[name]], p.add[: take[name]], p.cost) for name, p in pairs.items()}
+    found = {name: torch.cat([p.drop, p.add]).sort().values for name, p in pairs.items() if len(p.drop)}
+    return Block(found, counted_over)
+
+
+def block_of_sides(sides: Mapping[str, Sides], largest: int | None) -> Block:
+    """The block that exchanges weights between layers: the cheapest to prune of all layers, ranked together,
+    each beside the equally ranked one to regrow, as long as the two improve; one count over all."""
+    if not sides:
+        return Block({}, "global")
+    drops = torch.cat([s.drops.values for s in sides.values()]).sort(stable=True)
+    adds = torch.cat([s.adds.values for s in sides.values()]).sort(stable=True)
+    n = min(len(drops.values), len(adds.values))
+    if largest is not None:
+        n = min(n, largest // 2)
+    n = int((drops.values[:n] + adds.values[:n] < 0).sum())
+    dropped = torch.zeros_like(drops.values, dtype=torch.bool)
+    added = torch.zeros_like(adds.values, dtype=torch.bool)
+    dropped[drops.indices[:n]] = True
+    added[adds.indices[:n]] = True
+    found = {}
+    pieces = zip(
+        dropped.split([len(s.drops.values) for s in sides.values()]),
+        added.split([len(s.adds.values) for s in sides.values()]),
+        strict=True,
+    )
+    for (name, side), (drop, add) in zip(sides.items(), pieces, strict=True):
+        index = torch.cat([side.drops.indices[drop], side.adds.indices[add]])
+        if len(index):
+            found[name] = index.sort().values
+    return Block(found, "global")

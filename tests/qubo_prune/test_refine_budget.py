@@ -1,0 +1,236 @@
+"""What the budget of a refinement holds over: candidates against brute force, exact counts in every state."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+import qubo_prune.refine.icbs as icbs
+from qubo_prune.api import prune
+from qubo_prune.errors import InputError
+from qubo_prune.initial import initial_masks
+from qubo_prune.layers import prunable_layers
+from qubo_prune.masks import Masks, verify
+from qubo_prune.objective import KLToDense
+from qubo_prune.recipe import Recipe
+from qubo_prune.refine.icbs import IcbsLoop
+from qubo_prune.refine.pairs import block_of_sides, cheapest_sides
+from qubo_prune.state import PruneState
+from qubo_prune.testing import TINY_MODELS, tiny_gpt2, tiny_llama, tiny_tokens
+
+SMALL: dict[str, Any] = {
+    "steps": 6,
+    "windows": 4,
+    "batch": 2,
+    "chunk": 8,
+    "candidates": {"per_side": 30, "max_flip": 1.0, "fixed_pruned": 0.0, "fixed_kept": 0.0},
+    "gradient": {"estimate": "shrunk", "shrink": 0.5, "reliability": False, "clip": None},
+    "curvature": {"chunk": 4},
+    "trust": {"swaps": 12, "damping": 0.0},
+}
+
+
+def tokens() -> Tensor:
+    return tiny_tokens(48 * 16).reshape(48, 16)
+
+
+def random_layer(g: torch.Generator, rows: int, columns: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(cost, keep, free) with ties and flips that must not be made."""
+    cost = (torch.randn(rows, columns, generator=g) * 3).round()
+    cost[torch.rand(rows, columns, generator=g) < 0.1] = torch.inf
+    keep = torch.rand(rows, columns, generator=g) < torch.rand(1, generator=g)
+    return cost, keep, torch.rand(rows, columns, generator=g) < 0.8
+
+
+# -- candidates ----------------------------------------------------------------------------------------
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    shapes=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 6)), min_size=1, max_size=3),
+    most=st.integers(1, 12),
+    largest=st.one_of(st.none(), st.integers(2, 20)),
+)
+def test_exchange_takes_the_cheapest_of_all_layers(
+    seed: int, shapes: list[tuple[int, int]], most: int, largest: int | None
+) -> None:
+    g = torch.Generator().manual_seed(seed)
+    layers = {str(i): random_layer(g, *shape) for i, shape in enumerate(shapes)}
+    block = block_of_sides({name: cheapest_sides(*t, most) for name, t in layers.items()}, largest)
+    drops, adds = [], []
+    for cost, keep, free in layers.values():
+        flat, kept, open_ = cost.reshape(-1), keep.reshape(-1), free.reshape(-1)
+        drops += sorted(flat[kept & open_].tolist())[: max(0, min(most, int(kept.sum()) - 1))]
+        adds += sorted(flat[~kept & open_].tolist())[:most]
+    pairs = [(a, b) for a, b in zip(sorted(drops), sorted(adds), strict=False) if a + b < 0]
+    pairs = pairs[: None if largest is None else largest // 2]
+    found: tuple[list[float], list[float]] = ([], [])
+    for name, index in block.indices.items():
+        cost, keep, free = (t.reshape(-1)[index] for t in layers[name])
+        assert index.tolist() == sorted(set(index.tolist()))
+        assert free.all()
+        assert int(keep.sum()) < int(layers[name][1].sum()) or not keep.any()
+        found[0].extend(cost[keep].tolist())
+        found[1].extend(cost[~keep].tolist())
+    assert sorted(found[0]) == [a for a, _ in pairs]
+    assert sorted(found[1]) == [b for _, b in pairs]
+    assert not block.indices or set(block.groups().tolist()) == {0}
+
+
+# -- the loop ------------------------------------------------------------------------------------------
+
+
+def merged(changes: dict[str, Any]) -> dict[str, Any]:
+    both = {key: {**SMALL[key], **value} for key, value in changes.items() if isinstance(value, dict)}
+    return {**SMALL, **changes, **both}
+
+
+def total(masks: Masks) -> int:
+    return sum(int((~mask).sum()) for mask in masks.values())
+
+
+def per_layer(masks: Masks) -> list[int]:
+    return [int((~mask).sum()) for mask in masks.values()]
+
+
+COUNTS: dict[str, Callable[[Masks], Any]] = {"layer": per_layer, "global": total}
+
+
+@pytest.mark.parametrize("budget", COUNTS)
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
+def test_every_state_keeps_the_budget(budget: str, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At every measurement, of whole steps and of their halves, kept or undone later."""
+    seen: list[Masks] = []
+    parts: list[icbs.Swaps] = []
+    decide = icbs.keep_what_helps
+
+    def watch(state: PruneState, swaps: icbs.Swaps, loss: float, measure: Any, most: int) -> Any:
+        def measured() -> float:
+            seen.append({name: mask.clone() for name, mask in state.masks.items()})
+            return float(measure()) + (len(seen) % 3 == 0)  # every third is refused
+
+        parts.append(swaps)
+        return decide(state, swaps, loss, measured, most)
+
+    monkeypatch.setattr(icbs, "keep_what_helps", watch)
+    model = TINY_MODELS[family]()
+    layers = prunable_layers(model)
+    start = initial_masks("magnitude", layers, 0.5)
+    recipe = Recipe.parse({"initial": {"method": "magnitude"}, "refine": merged({"budget": budget})})
+    report = prune(model, tokens(), recipe)
+    assert report.swaps > 0
+    assert len(seen) > len(parts) > 3  # some were halved
+    count = COUNTS[budget]
+    assert [count(masks) for masks in (*seen, report.masks)] == [count(start)] * (len(seen) + 1)
+    verify(layers, report.masks)
+    assert sum(report.swaps_by_layer.values()) == report.swaps
+    assert report.to_dict()["sparsity"] == 0.5
+    between = sum(int((s.from_layer != s.to_layer).sum()) for s in parts)
+    assert (between > 0) == (budget == "global")
+
+
+def test_the_problem_of_a_global_budget_has_one_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    problems = []
+    solve = icbs.solve_problem
+
+    def watch(problem: Any, *args: Any, **kw: Any) -> Any:
+        problems.append(problem)
+        return solve(problem, *args, **kw)
+
+    monkeypatch.setattr(icbs, "solve_problem", watch)
+    prune(tiny_llama(), tokens(), Recipe.parse({"refine": merged({"budget": "global"})}))
+    assert problems
+    for problem in problems:
+        assert problem.n_groups == 1
+        assert problem.lower == problem.upper == problem.n // 2
+        assert abs(problem.energy(problem.reference)) < 1e-9
+
+
+@pytest.mark.parametrize("left", [0, 1, 5])
+def test_no_layer_is_emptied(left: int) -> None:
+    """Every flip of one layer promises much, and it has few weights left: one of them stays."""
+    layers = prunable_layers(tiny_llama())
+    masks = initial_masks("magnitude", layers, 0.5)
+    first = next(iter(layers))
+    masks[first] = torch.zeros_like(masks[first])
+    masks[first][0, :left] = True
+    cost = {name: torch.full(mask.shape, -1.0 if name == first else 0.1) for name, mask in masks.items()}
+    block = block_of_sides(
+        {name: cheapest_sides(cost[name], mask, torch.ones_like(mask), 500) for name, mask in masks.items()},
+        None,
+    )
+    kept = masks[first].reshape(-1)[block.indices[first]]
+    assert int(kept.sum()) == max(0, left - 1)
+
+
+def loop(recipe: dict[str, Any], **kw: Any) -> tuple[IcbsLoop, PruneState]:
+    model = tiny_gpt2()
+    layers = prunable_layers(model)
+    state = PruneState(model, layers, initial_masks("magnitude", layers, 0.5))
+    refine = Recipe.parse({"refine": recipe}).refine
+    assert refine is not None
+    batches = [tiny_tokens(16, seed).reshape(1, 16) for seed in range(12)]
+    cycle = itertools.cycle(batches[:8])
+    return IcbsLoop(
+        state, KLToDense(), cycle, batches[8:], refine, lambda n: state.kept_values[n].abs(), **kw
+    ), state
+
+
+@pytest.mark.parametrize("budget", COUNTS)
+@pytest.mark.parametrize("at", range(2, 7))
+def test_an_interrupt_restores_the_last_recorded_masks(budget: str, at: int) -> None:
+    recorded: list[Masks] = []
+    run, state = loop(
+        merged({"budget": budget}),
+        on_step=lambda _: recorded.append({n: m.clone() for n, m in state.masks.items()}),
+    )
+    start = {n: m.clone() for n, m in state.masks.items()}
+    calls = itertools.count(1)
+    measure = run._measure
+
+    def stop() -> float:
+        if next(calls) == at:
+            raise KeyboardInterrupt
+        return measure()
+
+    run._measure = stop  # type: ignore[method-assign]
+    result = run.run()
+    last = recorded[-1] if recorded else start
+    assert result.stopped == "interrupted"
+    assert all(torch.equal(state.masks[n], last[n]) for n in last)
+    assert COUNTS[budget](state.masks) == COUNTS[budget](start)
+    assert sum(result.swaps_by_layer.values()) == result.swaps
+    verify(state.layers, state.masks, state.kept_values)
+
+
+def test_same_seed_same_masks() -> None:
+    curves = []
+    for _ in range(2):
+        run, _state = loop(merged({"budget": "global"}), seed=3)
+        curves.append([(r.swaps_kept, r.predicted_change, r.loss) for r in run.run().curve])
+    assert curves[0] == curves[1]
+
+
+# -- recipes -------------------------------------------------------------------------------------------
+
+
+def test_a_pattern_keeps_its_own_counts() -> None:
+    """Whatever the budget is, with a pattern the masks are those of the default."""
+    masks = []
+    for budget in ("layer", *COUNTS):
+        recipe = Recipe.parse({"pattern": "2:4", "refine": merged({"budget": budget, "steps": 3})})
+        masks.append(prune(tiny_llama(), tokens(), recipe).masks)
+    for other in masks[1:]:
+        assert all(torch.equal(mask, other[name]) for name, mask in masks[0].items())
+
+
+def test_refusals() -> None:
+    with pytest.raises(InputError, match=r"set refine\.scope to all_layers"):
+        Recipe.parse({"refine": {"budget": "global", "scope": "one_layer"}})
+    with pytest.raises(InputError, match=r"refine\.budget"):
+        Recipe.parse({"refine": {"budget": "block"}})
