@@ -67,6 +67,9 @@ class Candidates(_Part):
         "gain", description="gain: predicted change of a single flip; gradient: |w g|; wanda: |w| |x|; random"
     )
     per_side: int = Field(500, ge=1, description="gain: weights per layer and side (to prune, to regrow)")
+    per_row: int = Field(
+        64, ge=1, description="gain within rows: weights per output row and side, the best pairs first"
+    )
     max_variables: int | None = Field(
         40_000, ge=2, description="gain: variables of a block, the best pairs first; None: all"
     )
@@ -143,10 +146,10 @@ class Icbs(_Part):
     steps: int = Field(30, ge=0)
     time_limit: float | None = Field(None, gt=0, description="seconds for the refinement, to half a step")
     scope: Literal["all_layers", "one_layer"] = "all_layers"
-    budget: Literal["layer", "global"] = Field(
+    budget: Literal["row", "layer", "global"] = Field(
         "layer",
-        description="what keeps its count: each layer, or all layers together, which then exchange weights; "
-        "an N:M pattern keeps its own counts",
+        description="what keeps its count: each output row, each layer, or all layers together, which then "
+        "exchange weights; an N:M pattern keeps its own counts",
     )
     windows: int = Field(8, ge=1, description="calibration windows of the first step")
     max_windows: int | None = Field(
@@ -341,6 +344,12 @@ def _check_budget(r: Icbs) -> None:
     """ValueError where the budget of a refinement does not go with how its candidates are chosen."""
     if r.budget == "global" and r.scope != "all_layers":
         raise ValueError("a global budget exchanges weights between layers: set refine.scope to all_layers")
+    criterion = r.candidates.criterion
+    if r.budget == "row" and criterion != "gain":
+        raise ValueError(
+            f"candidates by {criterion} are not chosen within rows: set refine.candidates.criterion to gain, "
+            "and refine.trust"
+        )
 
 
 def builtin_recipes() -> dict[str, str]:

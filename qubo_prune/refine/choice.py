@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -36,11 +35,12 @@ class Choice:
         group: int | None = None,
     ) -> None:
         self._state, self._recipe, self._importance, self._largest = state, recipe, importance, largest
-        self._group = group
-        self._counted_over: Literal["layer"] | dict[str, int] = "layer"
-        if group is not None:
-            self._counted_over = dict.fromkeys(state.layers, group)
-        self._between_layers = recipe.budget == "global" and group is None
+        budget = recipe.budget if group is None else "group"
+        self._groups: dict[str, int] | None = None  # layer -> consecutive inputs that keep a count
+        if group is not None or budget == "row":
+            self._groups = {name: group or layer.shape[1] for name, layer in state.layers.items()}
+        self._per_group = 1 if group is not None else recipe.candidates.per_row
+        self._between_layers = budget == "global"
         self.tabu = TabuList()
         c = recipe.candidates
         scores = {name: importance(name) for name in state.layers}
@@ -61,9 +61,9 @@ class Choice:
             pairs = {}
             for name in names:
                 estimate, cost, keep, free = self._candidates(name, evidence, damping)
-                pairs[name] = best = self._pairs(cost, keep, free)
+                pairs[name] = best = self._pairs(name, cost, keep, free)
                 evidence.watch(name, torch.cat([best.drop, best.add]), estimate)
-            return block_of_pairs(pairs, largest, self._counted_over)
+            return block_of_pairs(pairs, largest, self._groups or "layer")
         (name,) = names
         n = min(c.block_size, self._state.layers[name].numel, largest or c.block_size)
         if c.criterion == "gradient":
@@ -92,12 +92,12 @@ class Choice:
         cost = self._flip_cost(name, estimate, evidence.diagonal.diagonal(name), damping)
         return estimate, cost, self._state.masks[name], self.free(name)
 
-    def _pairs(self, cost: Tensor, keep: Tensor, free: Tensor) -> Pairs:
+    def _pairs(self, name: str, cost: Tensor, keep: Tensor, free: Tensor) -> Pairs:
         """The best swaps of one layer that keep its counts."""
         most = self._recipe.candidates.per_side
-        if self._group is None:
+        if self._groups is None:
             return best_pairs(cost, keep, free, most)
-        return best_group_pairs(cost, keep, free, most, self._group)
+        return best_group_pairs(cost, keep, free, most, self._groups[name], self._per_group)
 
     def _exchange(
         self, names: tuple[str, ...], evidence: LossEvidence, damping: float, largest: int | None

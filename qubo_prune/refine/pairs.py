@@ -50,17 +50,21 @@ def best_pairs(cost: Tensor, keep: Tensor, free: Tensor, most: int) -> Pairs:
     return Pairs(drops.indices[:m], adds.indices[:m], total[:m])
 
 
-def best_group_pairs(cost: Tensor, keep: Tensor, free: Tensor, most: int, group_size: int) -> Pairs:
+def best_group_pairs(
+    cost: Tensor, keep: Tensor, free: Tensor, most: int, group_size: int, per_group: int = 1
+) -> Pairs:
     """As `best_pairs`, each pair within one group of `group_size` consecutive inputs: the group's cheapest
-    weight to prune beside its cheapest one to regrow, of the `most` best groups."""
+    weights to prune, each beside its equally ranked one to regrow, up to `per_group` pairs of a group and
+    the `most` best pairs of all groups."""
     flat, kept, open_ = (t.reshape(-1, group_size) for t in (cost, keep, free))
-    drops = torch.where(kept & open_, flat, torch.inf).min(dim=1)
-    adds = torch.where(~kept & open_, flat, torch.inf).min(dim=1)
-    best = _cheapest(drops.values + adds.values, most)
-    groups = best.indices[: int((best.values < 0).sum())]
-    first = groups * group_size
-    drop, add = first + drops.indices[groups], first + adds.indices[groups]
-    return Pairs(drop, add, best.values[: len(groups)])
+    k = min(per_group, group_size)
+    drops = _cheapest_of_rows(torch.where(kept & open_, flat, torch.inf), k)
+    adds = _cheapest_of_rows(torch.where(~kept & open_, flat, torch.inf), k)
+    best = _cheapest((drops.values + adds.values).reshape(-1), most)
+    found = best.indices[: int((best.values < 0).sum())]
+    first = found // k * group_size
+    drop, add = first + drops.indices.reshape(-1)[found], first + adds.indices.reshape(-1)[found]
+    return Pairs(drop, add, best.values[: len(found)])
 
 
 def cheapest_sides(cost: Tensor, keep: Tensor, free: Tensor, most: int) -> Sides:
@@ -73,6 +77,13 @@ def cheapest_sides(cost: Tensor, keep: Tensor, free: Tensor, most: int) -> Sides
     droppable = max(0, min(most, int(kept.sum()) - 1))
     drops = _cheapest(torch.where(kept & open_, flat, torch.inf), droppable)
     return Sides(drops, _cheapest(torch.where(~kept & open_, flat, torch.inf), most))
+
+
+def _cheapest_of_rows(cost: Tensor, k: int) -> Cheapest:
+    """The k smallest entries of each row, ascending, and their columns: (rows, k)."""
+    if k == 1:
+        return Cheapest(*cost.min(dim=1, keepdim=True))
+    return Cheapest(*cost.topk(k, dim=1, largest=False))
 
 
 def _cheapest(cost: Tensor, most: int) -> Cheapest:

@@ -19,7 +19,7 @@ from qubo_prune.masks import Masks, verify
 from qubo_prune.objective import KLToDense
 from qubo_prune.recipe import Recipe
 from qubo_prune.refine.icbs import IcbsLoop
-from qubo_prune.refine.pairs import block_of_sides, cheapest_sides
+from qubo_prune.refine.pairs import best_group_pairs, block_of_sides, cheapest_sides
 from qubo_prune.state import PruneState
 from qubo_prune.testing import TINY_MODELS, tiny_gpt2, tiny_llama, tiny_tokens
 
@@ -82,6 +82,33 @@ def test_exchange_takes_the_cheapest_of_all_layers(
     assert not block.indices or set(block.groups().tolist()) == {0}
 
 
+@given(
+    seed=st.integers(0, 10**6),
+    rows=st.integers(1, 5),
+    columns=st.integers(1, 9),
+    per_row=st.integers(2, 5),
+    most=st.integers(1, 25),
+)
+def test_pairs_of_rows_are_the_best_of_every_row(
+    seed: int, rows: int, columns: int, per_row: int, most: int
+) -> None:
+    cost, keep, free = random_layer(torch.Generator().manual_seed(seed), rows, columns)
+    found = best_group_pairs(cost, keep, free, most, columns, per_row)
+    expected = []
+    for row in range(rows):
+        drops = sorted(cost[row][keep[row] & free[row]].tolist())
+        adds = sorted(cost[row][~keep[row] & free[row]].tolist())
+        expected += [a + b for a, b in zip(drops, adds, strict=False) if a + b < 0][:per_row]
+    assert found.cost.tolist() == sorted(expected)[:most]
+    flat = cost.reshape(-1)
+    assert (flat[found.drop] + flat[found.add]).tolist() == found.cost.tolist()
+    assert len({*found.drop.tolist(), *found.add.tolist()}) == 2 * len(found.cost)
+    assert keep.reshape(-1)[found.drop].all()
+    assert not keep.reshape(-1)[found.add].any()
+    assert free.reshape(-1)[torch.cat([found.drop, found.add])].all()
+    assert torch.equal(found.drop // columns, found.add // columns)
+
+
 # -- the loop ------------------------------------------------------------------------------------------
 
 
@@ -98,7 +125,11 @@ def per_layer(masks: Masks) -> list[int]:
     return [int((~mask).sum()) for mask in masks.values()]
 
 
-COUNTS: dict[str, Callable[[Masks], Any]] = {"layer": per_layer, "global": total}
+def per_row(masks: Masks) -> list[list[int]]:
+    return [(~mask).sum(1).tolist() for mask in masks.values()]
+
+
+COUNTS: dict[str, Callable[[Masks], Any]] = {"row": per_row, "layer": per_layer, "global": total}
 
 
 @pytest.mark.parametrize("budget", COUNTS)
@@ -149,6 +180,24 @@ def test_the_problem_of_a_global_budget_has_one_count(monkeypatch: pytest.Monkey
         assert problem.n_groups == 1
         assert problem.lower == problem.upper == problem.n // 2
         assert abs(problem.energy(problem.reference)) < 1e-9
+
+
+def test_rows_that_have_more_than_one_swap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Groups of the problems are rows, of at most two times `per_row` weights, some of more than two."""
+    problems = []
+    solve = icbs.solve_problem
+
+    def watch(problem: Any, *args: Any, **kw: Any) -> Any:
+        problems.append(problem)
+        return solve(problem, *args, **kw)
+
+    monkeypatch.setattr(icbs, "solve_problem", watch)
+    changes = merged({"budget": "row", "scope": "one_layer", "candidates": {"per_row": 3}})
+    prune(tiny_gpt2(), tokens(), Recipe.parse({"refine": changes}))
+    sizes = [int(size) for problem in problems for size in problem.group_sizes()]
+    assert set(sizes) == {2, 4, 6}
+    assert all((problem.lower == problem.group_sizes() // 2).all() for problem in problems)
+    assert all(abs(problem.energy(problem.reference)) < 1e-9 for problem in problems)
 
 
 @pytest.mark.parametrize("left", [0, 1, 5])
@@ -230,6 +279,10 @@ def test_a_pattern_keeps_its_own_counts() -> None:
 
 
 def test_refusals() -> None:
+    with pytest.raises(InputError, match="candidates by wanda are not chosen within rows"):
+        Recipe.parse(
+            {"refine": {"budget": "row", "scope": "one_layer", "candidates": {"criterion": "wanda"}}}
+        )
     with pytest.raises(InputError, match=r"set refine\.scope to all_layers"):
         Recipe.parse({"refine": {"budget": "global", "scope": "one_layer"}})
     with pytest.raises(InputError, match=r"refine\.budget"):
