@@ -67,8 +67,12 @@ class Candidates(_Part):
         "gain", description="gain: predicted change of a single flip; gradient: |w g|; wanda: |w| |x|; random"
     )
     per_side: int = Field(500, ge=1, description="gain: weights per layer and side (to prune, to regrow)")
+    concentrated: bool = Field(
+        False,
+        description="gain: swaps within few output rows, those whose best swaps promise most together",
+    )
     per_row: int = Field(
-        64, ge=1, description="gain within rows: weights per output row and side, the best pairs first"
+        64, ge=1, description="concentrated, or a budget of rows: weights per row and side, best pairs first"
     )
     max_variables: int | None = Field(
         40_000, ge=2, description="gain: variables of a block, the best pairs first; None: all"
@@ -349,6 +353,10 @@ def _check_budget(r: Icbs) -> None:
         raise ValueError(
             f"candidates by {criterion} are not chosen within rows: set refine.candidates.criterion to gain, "
             "and refine.trust"
+        )
+    if r.candidates.concentrated and criterion != "gain":
+        raise ValueError(
+            f"candidates by {criterion} cannot be concentrated: set refine.candidates.criterion to gain"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from qubo_prune.refine.pairs import (
     block_of_pairs,
     block_of_sides,
     cheapest_sides,
+    whole_rows,
 )
 from qubo_prune.state import PruneState
 
@@ -35,14 +37,18 @@ class Choice:
         group: int | None = None,
     ) -> None:
         self._state, self._recipe, self._importance, self._largest = state, recipe, importance, largest
-        budget = recipe.budget if group is None else "group"
-        self._groups: dict[str, int] | None = None  # layer -> consecutive inputs that keep a count
-        if group is not None or budget == "row":
-            self._groups = {name: group or layer.shape[1] for name, layer in state.layers.items()}
-        self._per_group = 1 if group is not None else recipe.candidates.per_row
-        self._between_layers = budget == "global"
+        c, budget = recipe.candidates, recipe.budget
+        self._within: dict[str, int] | None = None  # layer -> consecutive inputs that a swap stays within
+        if group is not None or budget == "row" or c.concentrated:
+            self._within = {name: group or layer.shape[1] for name, layer in state.layers.items()}
+        self._per_group = c.per_row if group is None else 1
+        self._counted_over: Literal["layer", "global"] | dict[str, int]
+        if group is None and budget != "row":
+            self._counted_over = budget
+        else:
+            assert self._within is not None
+            self._counted_over = self._within
         self.tabu = TabuList()
-        c = recipe.candidates
         scores = {name: importance(name) for name in state.layers}
         self._boundary = Boundary(scores, state.masks, c.fixed_pruned, c.fixed_kept)
 
@@ -56,14 +62,14 @@ class Choice:
         if c.criterion == "gain":
             if c.max_variables is not None:
                 largest = min(c.max_variables, largest or c.max_variables)
-            if self._between_layers:
+            if self._counted_over == "global" and self._within is None:
                 return self._exchange(names, evidence, damping, largest)
             pairs = {}
             for name in names:
                 estimate, cost, keep, free = self._candidates(name, evidence, damping)
                 pairs[name] = best = self._pairs(name, cost, keep, free)
                 evidence.watch(name, torch.cat([best.drop, best.add]), estimate)
-            return block_of_pairs(pairs, largest, self._groups or "layer")
+            return block_of_pairs(pairs, largest, self._counted_over)
         (name,) = names
         n = min(c.block_size, self._state.layers[name].numel, largest or c.block_size)
         if c.criterion == "gradient":
@@ -94,10 +100,17 @@ class Choice:
 
     def _pairs(self, name: str, cost: Tensor, keep: Tensor, free: Tensor) -> Pairs:
         """The best swaps of one layer that keep its counts."""
-        most = self._recipe.candidates.per_side
-        if self._groups is None:
-            return best_pairs(cost, keep, free, most)
-        return best_group_pairs(cost, keep, free, most, self._groups[name], self._per_group)
+        c = self._recipe.candidates
+        if self._within is None:
+            return best_pairs(cost, keep, free, c.per_side)
+        within = self._within[name]
+        if not c.concentrated:
+            return best_group_pairs(cost, keep, free, c.per_side, within, self._per_group)
+        most = c.per_side
+        if self._counted_over == "global":  # not all that is kept: no layer is emptied
+            most = max(0, min(most, int(keep.sum()) - 1))
+        every = best_group_pairs(cost, keep, free, cost.numel(), within, self._per_group)
+        return whole_rows(every, cost.shape[1], c.per_row, most)
 
     def _exchange(
         self, names: tuple[str, ...], evidence: LossEvidence, damping: float, largest: int | None

@@ -14,7 +14,8 @@ from qubo_prune.blocks import Block
 
 @dataclass(frozen=True)
 class Pairs:
-    """Promising swaps of one layer, best first: flat indices to prune and to regrow, and the summed cost."""
+    """Promising swaps of one layer, best first: flat indices to prune and to regrow, and the summed cost, by
+    which layers are compared (`whole_rows`: that of the row, whose best swap comes first)."""
 
     drop: Tensor
     add: Tensor
@@ -65,6 +66,25 @@ def best_group_pairs(
     first = found // k * group_size
     drop, add = first + drops.indices.reshape(-1)[found], first + adds.indices.reshape(-1)[found]
     return Pairs(drop, add, best.values[: len(found)])
+
+
+def whole_rows(pairs: Pairs, columns: int, per_row: int, most: int) -> Pairs:
+    """The swaps of the output rows that promise most together, so that weights whose inputs are correlated
+    come into one block: of each row its best `per_row` swaps, whose costs add up to that of the row.
+
+    pairs    swaps of one layer of `columns` inputs, each within a row, best first
+    most     swaps at most; the last row may lose its lesser ones
+    """
+    row = pairs.drop // columns
+    order = row.argsort(stable=True)
+    counts = row[order].unique_consecutive(return_counts=True)[1]
+    place = torch.arange(len(order), device=order.device)
+    order = order[place - torch.repeat_interleave(counts.cumsum(0) - counts, counts) < per_row]
+    row = row[order].unique_consecutive(return_inverse=True)[1]
+    total = torch.zeros(len(counts), dtype=pairs.cost.dtype, device=row.device)
+    total = total.index_add_(0, row, pairs.cost[order])[row]
+    best = total.argsort(stable=True)[:most]
+    return Pairs(pairs.drop[order][best], pairs.add[order][best], total[best])
 
 
 def cheapest_sides(cost: Tensor, keep: Tensor, free: Tensor, most: int) -> Sides:

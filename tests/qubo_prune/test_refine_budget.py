@@ -17,9 +17,16 @@ from qubo_prune.initial import initial_masks
 from qubo_prune.layers import prunable_layers
 from qubo_prune.masks import Masks, verify
 from qubo_prune.objective import KLToDense
+from qubo_prune.patterns import Pattern
 from qubo_prune.recipe import Recipe
 from qubo_prune.refine.icbs import IcbsLoop
-from qubo_prune.refine.pairs import best_group_pairs, block_of_sides, cheapest_sides
+from qubo_prune.refine.pairs import (
+    best_group_pairs,
+    block_of_pairs,
+    block_of_sides,
+    cheapest_sides,
+    whole_rows,
+)
 from qubo_prune.state import PruneState
 from qubo_prune.testing import TINY_MODELS, tiny_gpt2, tiny_llama, tiny_tokens
 
@@ -109,6 +116,40 @@ def test_pairs_of_rows_are_the_best_of_every_row(
     assert torch.equal(found.drop // columns, found.add // columns)
 
 
+@given(
+    seed=st.integers(0, 10**6),
+    rows=st.integers(1, 5),
+    groups=st.integers(1, 3),
+    per_row=st.integers(1, 5),
+    most=st.integers(1, 25),
+    by_group=st.booleans(),
+)
+def test_whole_rows_are_those_that_promise_most(
+    seed: int, rows: int, groups: int, per_row: int, most: int, by_group: bool
+) -> None:
+    columns = 4 * groups
+    cost, keep, free = random_layer(torch.Generator().manual_seed(seed), rows, columns)
+    size, k = (4, 1) if by_group else (columns, per_row)
+    every = best_group_pairs(cost, keep, free, cost.numel(), size, k)
+    found = whole_rows(every, columns, per_row, most)
+    of_row: dict[int, list[float]] = {}
+    for drop, value in zip(every.drop.tolist(), every.cost.tolist(), strict=True):
+        of_row.setdefault(drop // columns, []).append(value)
+    best = {row: sorted(values)[:per_row] for row, values in of_row.items()}
+    ranked = sorted((sum(values), row) for row, values in best.items())
+    expected = [(total, row, value) for total, row in ranked for value in best[row]][:most]
+    flat = cost.reshape(-1)
+    assert found.cost.tolist() == [total for total, _, _ in expected]
+    assert (found.drop // columns).tolist() == (found.add // columns).tolist()
+    assert (found.drop // columns).tolist() == [row for _, row, _ in expected]
+    assert (flat[found.drop] + flat[found.add]).tolist() == [value for _, _, value in expected]
+    assert len({*found.drop.tolist(), *found.add.tolist()}) == 2 * len(expected)
+    block = block_of_pairs({"a": found}, 4)
+    assert block.size == min(4, 2 * len(expected))
+    if len(expected) > 2:
+        assert block.indices["a"].tolist() == sorted([*found.drop[:2].tolist(), *found.add[:2].tolist()])
+
+
 # -- the loop ------------------------------------------------------------------------------------------
 
 
@@ -133,8 +174,12 @@ COUNTS: dict[str, Callable[[Masks], Any]] = {"row": per_row, "layer": per_layer,
 
 
 @pytest.mark.parametrize("budget", COUNTS)
-@pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
-def test_every_state_keeps_the_budget(budget: str, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("family", "concentrated"), [("llama", False), ("gpt2", False), ("opt", False), ("llama", True)]
+)
+def test_every_state_keeps_the_budget(
+    budget: str, family: str, concentrated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At every measurement, of whole steps and of their halves, kept or undone later."""
     seen: list[Masks] = []
     parts: list[icbs.Swaps] = []
@@ -152,7 +197,8 @@ def test_every_state_keeps_the_budget(budget: str, family: str, monkeypatch: pyt
     model = TINY_MODELS[family]()
     layers = prunable_layers(model)
     start = initial_masks("magnitude", layers, 0.5)
-    recipe = Recipe.parse({"initial": {"method": "magnitude"}, "refine": merged({"budget": budget})})
+    refine = merged({"budget": budget, "candidates": {"concentrated": concentrated}})
+    recipe = Recipe.parse({"initial": {"method": "magnitude"}, "refine": refine})
     report = prune(model, tokens(), recipe)
     assert report.swaps > 0
     assert len(seen) > len(parts) > 3  # some were halved
@@ -198,6 +244,32 @@ def test_rows_that_have_more_than_one_swap(monkeypatch: pytest.MonkeyPatch) -> N
     assert set(sizes) == {2, 4, 6}
     assert all((problem.lower == problem.group_sizes() // 2).all() for problem in problems)
     assert all(abs(problem.energy(problem.reference)) < 1e-9 for problem in problems)
+
+
+def rows_of(run: IcbsLoop, state: PruneState) -> tuple[int, int]:
+    """(variables, output rows) of the block of a first step."""
+    names = tuple(state.layers)
+    run.evidence.collect(names, 0.0)
+    block = run.choice.choose(0, names, run.evidence)
+    rows = [(i // state.layers[name].shape[1]).unique() for name, i in block.indices.items()]
+    return block.size, sum(map(len, rows))
+
+
+@pytest.mark.parametrize("budget", COUNTS)
+def test_concentrated_candidates_stand_in_fewer_rows(budget: str) -> None:
+    found = {}
+    for concentrated in (False, True):
+        candidates = {"concentrated": concentrated, "max_variables": 60}
+        found[concentrated] = rows_of(*loop(merged({"budget": budget, "candidates": candidates})))
+    assert found[True][0] == found[False][0] == 60
+    assert found[True][1] < 0.7 * found[False][1]
+
+
+def test_concentrated_candidates_keep_a_pattern() -> None:
+    refine = merged({"candidates": {"concentrated": True, "per_row": 3}})
+    report = prune(tiny_gpt2(), tokens(), Recipe.parse({"pattern": "2:4", "refine": refine}))
+    assert report.swaps > 0
+    assert all(Pattern(2, 4).holds(mask) for mask in report.masks.values())
 
 
 @pytest.mark.parametrize("left", [0, 1, 5])
@@ -279,6 +351,15 @@ def test_a_pattern_keeps_its_own_counts() -> None:
 
 
 def test_refusals() -> None:
+    with pytest.raises(InputError, match="candidates by random cannot be concentrated"):
+        Recipe.parse(
+            {
+                "refine": {
+                    "scope": "one_layer",
+                    "candidates": {"criterion": "random", "concentrated": True},
+                }
+            }
+        )
     with pytest.raises(InputError, match="candidates by wanda are not chosen within rows"):
         Recipe.parse(
             {"refine": {"budget": "row", "scope": "one_layer", "candidates": {"criterion": "wanda"}}}
