@@ -1,0 +1,36 @@
+"""The recipes that ship: each keeps its kind of budget and runs through prune(), steps cut short."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from qubo_prune import prune
+from qubo_prune.recipe import Recipe, builtin_recipes
+from qubo_prune.selection import prune_count
+from qubo_prune.testing import tiny_llama, tiny_tokens
+
+NAMES = [name for name in builtin_recipes() if name.split("-")[0] in ("fast", "balanced", "best")]
+
+
+def test_there_is_one_for_each_kind_of_budget() -> None:
+    expected = {f"{name}{kind}" for name in ("fast", "balanced", "best") for kind in ("", "-rows", "-2-4")}
+    assert set(NAMES) == expected
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_budgets(name: str) -> None:
+    short: dict[str, Any] = {"calibration.windows": 8, "refit.learning_rate": 1e-3}
+    if Recipe.load(name).refine is not None:
+        short |= {"refine.steps": 2, "refine.trust.swaps": 8, "refine.candidates.max_flip": 1.0}
+    report = prune(
+        tiny_llama(), tiny_tokens(32 * 16, vocabulary=12).reshape(32, 16), Recipe.load(name, short)
+    )
+    total = sum(mask.numel() for mask in report.masks.values())
+    assert sum(int((~mask).sum()) for mask in report.masks.values()) == prune_count(total, 0.5)
+    for mask in report.masks.values():
+        if name.endswith("-rows"):
+            assert torch.equal(mask.sum(1), torch.full((mask.shape[0],), mask.shape[1] // 2))
+        if name.endswith("-2-4"):
+            assert bool((mask.reshape(-1, 4).sum(1) == 2).all())
+    assert report.figures["refit"] <= report.figures["initial"]
