@@ -85,6 +85,12 @@ def label_signals(
     return objective.signals(model, batch, teacher, None)
 
 
+@torch.no_grad()
+def label_cotangent(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """(B, P, V) cotangent of the cross-entropy to labels newly sampled from these logits (B, P, V)."""
+    return _label(_log_softmax(logits.detach()).exp_(), generator, logits.dtype)
+
+
 def _label(q: Tensor, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
     """(B, P, V) cotangent of the mean over positions of the cross-entropy to a label sampled from each of the
     distributions q (B, P, V), which it is written over."""
@@ -118,7 +124,7 @@ class _LogitObjective:
         """Of the cross-entropy to sampled labels alone: its cotangent is `loss`, and values are 0."""
         logits = self._logits(model, batch)
         with torch.no_grad():
-            label = _label(_log_softmax(logits.detach()).exp_(), generator, logits.dtype)
+            label = label_cotangent(logits, generator)
         nothing = torch.zeros(len(logits), dtype=torch.float64, device=logits.device)
         return Signals(nothing, logits, label, None, logits.shape[1])
 

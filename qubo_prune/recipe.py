@@ -127,6 +127,9 @@ class CurvatureChoice(_Part):
         128, ge=0, description="windows, of many steps, whose coherent part is added to the Fisher; 0: none"
     )
     every: int = Field(2, ge=1, description="Fisher samples come from every so manieth batch of a step")
+    labels: int = Field(
+        1, ge=1, description="sampled_fisher: labels drawn for each position of such a batch, a pass each"
+    )
     couplings: bool = Field(True, description="False: diagonal only, the ablation")
 
 

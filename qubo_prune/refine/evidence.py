@@ -96,7 +96,7 @@ class LossEvidence:
         collected = collect(
             self._state.model, layers, pairs, self._objective, self.moments, self._fisher, self.diagonal,
             self._coherent, sampled_labels=self.generator if sampled else None, chunk=r.chunk,
-            fisher_chunk=r.curvature.chunk, label_every=r.curvature.every,
+            fisher_chunk=r.curvature.chunk, label_every=r.curvature.every, labels=r.curvature.labels,
         )  # fmt: skip
         self._learn(before, aged, collected.samples)
         self._watched.clear()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from qubo_prune.layers import Layer
-from qubo_prune.objective import Batch, Objective
+from qubo_prune.objective import Batch, Objective, label_cotangent
 from qubo_prune.statistics.fisher import CoherentFisher, FisherSamples, KroneckerDiagonal
 from qubo_prune.statistics.gradients import GradientMoments
 from qubo_prune.statistics.tape import Tape, frozen
@@ -42,12 +42,14 @@ def collect(
     chunk: int | None = None,
     fisher_chunk: int | None = None,
     label_every: int = 1,
+    labels: int = 1,
 ) -> Collected:
     """Run every (batch, teacher) once forward and once (with sampled labels: twice) backward.
 
     The loss gradient goes to `moments` (every weight's mean and variance). The Fisher samples come from the
     label pass where a generator is given and the objective can sample, else from the loss pass itself.
-    label_every: only every so manieth batch, the first among them, gives Fisher samples.
+    label_every: only every so manieth batch, the first among them, gives Fisher samples; labels: how many
+    times over, each with labels and a backward pass of its own.
     Nothing is sampled over weights: only layer inputs and output gradients are kept.
 
     chunk: positions of a sample of the gradient's moments, fisher_chunk: of the Fisher; None: the window.
@@ -89,12 +91,17 @@ def collect(
 
             tape.backward(signals.output, signals.loss, slope, samples, last=not two_passes)
             if signals.label is not None:
-                tape.backward(signals.output, signals.label, curvature, samples)
+                assert sampled_labels is not None
+                tape.backward(signals.output, signals.label, curvature, samples, last=labels == 1)
+                for draw in range(1, labels):
+                    label = label_cotangent(signals.output, sampled_labels)
+                    tape.backward(signals.output, label, curvature, samples, last=draw == labels - 1)
             total += float(signals.value.sum())
             count += samples
             if curved:
-                fisher_positions += samples * tokens
-                fisher_samples += samples * fisher_pieces
+                draws = labels if two_passes else 1
+                fisher_positions += draws * samples * tokens
+                fisher_samples += draws * samples * fisher_pieces
     return Collected(total / max(1, count), count, fisher_positions / max(1, fisher_samples))
 
 

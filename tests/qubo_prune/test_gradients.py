@@ -570,3 +570,27 @@ def test_posterior_without_noise_to_judge_by_is_the_mean() -> None:
     moments._weight["a"] = moments._weight2["a"] = 1.0
     assert torch.equal(moments.posterior("a"), moments.mean("a"))
     assert torch.isfinite(GradientMoments({"a": layer}).posterior("a")).all()
+
+
+def test_several_labels_a_position() -> None:
+    """Each draw is a set of Fisher samples of its own; the gradient and the scale do not change."""
+    model = tiny_gpt2()
+    layers = prunable_layers(model)
+    batches = [(tokens(2, 9), None), (tokens(2, 9), None)]
+
+    def seen(labels: int) -> tuple[GradientMoments, FisherSamples, Tensor, float]:
+        moments, fisher, diagonal = GradientMoments(layers), FisherSamples(layers), KroneckerDiagonal(layers)
+        found = collect(
+            model, layers, batches, CrossEntropy(), moments, fisher, diagonal, labels=labels,
+            sampled_labels=torch.Generator().manual_seed(1), fisher_chunk=4,
+        )  # fmt: skip
+        return moments, fisher, diagonal.diagonal(next(iter(layers))), found.fisher_tokens
+
+    one, many = seen(1), seen(16)
+    assert many[1].samples == 16 * one[1].samples
+    assert many[3] == one[3]
+    name = next(iter(layers))
+    assert torch.equal(one[0].mean(name), many[0].mean(name))
+    torch.testing.assert_close(one[2].sum(), many[2].sum(), rtol=0.3, atol=0.0)
+    samples = many[1].gather({name: torch.arange(3)}).reshape(2, 16, -1, 3)
+    assert not torch.equal(samples[:, 0], samples[:, 1])  # no draw is like another
