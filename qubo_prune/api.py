@@ -25,7 +25,7 @@ from qubo_prune.allocation_settings import Besa, Fisher
 from qubo_prune.calibration import Calibration
 from qubo_prune.errors import InputError
 from qubo_prune.initial import METHODS, Evidence, initial_masks
-from qubo_prune.layer_phases import rows, sparsegpt
+from qubo_prune.layer_phases import rows, sparsegpt, weighing
 from qubo_prune.layers import Layer, prunable_layers
 from qubo_prune.objective import Batch, CrossEntropy, CustomLoss, KLToDense, Objective, batch_size
 from qubo_prune.patterns import Pattern
@@ -117,6 +117,7 @@ def prune(
     say = on_progress or (lambda progress: None)
     tell = on_masks or (lambda name, model: None)
     state = PruneState(model, layers)
+    weigh = weighing(state, objective, recipe.seed, say)
     seconds: dict[str, float] = {}
     finished = False
     try:
@@ -141,8 +142,9 @@ def prune(
         over_all = recipe.initial.granularity == "global"  # then the scores share out the budget
         if recipe.initial.method == "sparsegpt":
             walks["sparsegpt"] = sparsegpt(
-                state, _forward(model, objective), _statistics_batches(data, recipe), recipe, allocation, say
-            )
+                state, _forward(model, objective), _statistics_batches(data, recipe), recipe, allocation,
+                weigh, say,
+            )  # fmt: skip
         else:
             masks = initial_masks(
                 recipe.initial.method, layers, recipe.sparsity if over_all else allocation.counts,
@@ -160,7 +162,7 @@ def prune(
         clock.lap("on_masks")
         if recipe.rows is not None:
             run, batches = _forward(model, objective), _statistics_batches(data, recipe)
-            walks["rows"] = rows(state, run, batches, recipe.rows, allocation, recipe.seed, say)
+            walks["rows"] = rows(state, run, batches, recipe.rows, allocation, recipe.seed, weigh, say)
             clock.lap("rows")
             counted = Counted(report_pairs, "loss after the row problems", say)
             figures["rows"] = mean_value(model, counted, objective) if report_pairs else None
@@ -171,7 +173,7 @@ def prune(
             state, objective, recipe, _forward(model, objective), _endless(data.calibrate),
             _statistics_batches(data, recipe), data.accept, report_pairs,
             None if evidence.moments is None else _importance(state, evidence), allocation.group,
-            None if export_blocks is None else Path(export_blocks), say, tell, clock, figures, walks,
+            None if export_blocks is None else Path(export_blocks), weigh, say, tell, clock, figures, walks,
         )  # fmt: skip
         result = rounds.run()
         seconds["total"] = time.perf_counter() - begun

@@ -8,7 +8,7 @@ from qubo_prune.allocation import Allocation
 from qubo_prune.initial.sparsegpt import SparseGPT
 from qubo_prune.objective import Batch, Objective
 from qubo_prune.prefix import Run
-from qubo_prune.progress import OnProgress, Progress
+from qubo_prune.progress import Counted, OnProgress, Progress
 from qubo_prune.recipe import Recipe, Reconstruct, RowProblems
 from qubo_prune.reconstruct import Reconstructed
 from qubo_prune.reconstruct import reconstruct as reconstruct_layers
@@ -17,6 +17,29 @@ from qubo_prune.refine.rows import Rows
 from qubo_prune.sequential import LayerRecord, walk
 from qubo_prune.state import PruneState
 from qubo_prune.statistics.collect import mean_value
+from qubo_prune.statistics.output_weights import OutputWeights, collect_output_weights
+
+Weigh = Callable[[int | None, Sequence[Batch]], OutputWeights | None]
+"""(groups of channels, batches) -> the dense model's output weights on them; None where groups are None."""
+
+
+def weighing(state: PruneState, objective: Objective, seed: int, say: OnProgress) -> Weigh:
+    """Output weights for the phases of a run, which have the same batches: collected once a number of groups,
+    when they are first asked for."""
+    found: dict[int, OutputWeights] = {}
+
+    def weigh(channel_groups: int | None, batches: Sequence[Batch]) -> OutputWeights | None:
+        if channel_groups is None:
+            return None
+        if channel_groups not in found:
+            counted = Counted(batches, "output weights", say)
+            with state.dense():
+                found[channel_groups] = collect_output_weights(
+                    state.model, state.layers, counted, objective, channel_groups, seed=seed
+                )
+        return found[channel_groups]
+
+    return weigh
 
 
 def sparsegpt(
@@ -25,14 +48,18 @@ def sparsegpt(
     batches: Sequence[Batch],
     recipe: Recipe,
     allocation: Allocation,
+    weigh: Weigh,
     say: OnProgress,
 ) -> list[LayerRecord]:
     """First masks and values, block after block; the budgets are those of the other first masks."""
     patterns = {name: (kept, allocation.group or 0) for name, kept in allocation.kept_of_group.items()}
     granularity = recipe.initial.granularity or "layer"
     method = SparseGPT(allocation.counts, granularity, patterns, damping=recipe.initial.damping)
+    weights = weigh(recipe.initial.output_weights, batches)
     telling = _telling("sparsegpt", len(allocation.counts), say)
-    return walk(state, forward, batches, method, keeps_budget=False, on_layer=telling)
+    return walk(
+        state, forward, batches, method, keeps_budget=False, weights=weights, on_layer=telling
+    )  # fmt: skip
 
 
 def rows(
@@ -42,15 +69,18 @@ def rows(
     recipe: RowProblems,
     allocation: Allocation,
     seed: int,
+    weigh: Weigh,
     say: OnProgress,
 ) -> list[LayerRecord]:
     """The masks of all layers by row problems, block after block; N:M patterns of the allocation hold."""
     patterns = {name: (kept, allocation.group or 0) for name, kept in allocation.kept_of_group.items()}
     method = Rows(recipe.method, recipe.budget, recipe.options, patterns, seed)
+    weights = weigh(recipe.output_weights, batches)
     telling = _telling("rows", len(state.layers), say)
     return walk(
         state, forward, batches, method,
-        blend=recipe.blend, held_out=recipe.held_out, by_block=recipe.by_block, on_layer=telling,
+        blend=recipe.blend, held_out=recipe.held_out, by_block=recipe.by_block,
+        weights=weights, on_layer=telling,
     )  # fmt: skip
 
 
@@ -61,6 +91,7 @@ def reconstruct(
     batches: Sequence[Batch],
     accept: Sequence[Batch],
     recipe: Reconstruct,
+    weigh: Weigh,
     say: OnProgress,
 ) -> Reconstructed:
     """New values for the kept weights; with accept "if_better" undone unless the accepting loss falls."""
@@ -68,8 +99,12 @@ def reconstruct(
     if recipe.accept == "if_better":
         pairs = teach(state, objective, accept)
         measure = lambda: mean_value(state.model, pairs, objective)  # noqa: E731
+    weights = weigh(recipe.output_weights, batches)
     telling = _telling("reconstruct", len(state.layers), say)
-    return reconstruct_layers(state, forward, batches, recipe, measure=measure, on_layer=telling)
+    return reconstruct_layers(
+        state, forward, batches, recipe,
+        measure=measure, weights=weights, on_layer=telling,
+    )  # fmt: skip
 
 
 def _telling(phase: str, total: int, say: OnProgress) -> Callable[[LayerRecord], None]:

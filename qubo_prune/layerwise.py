@@ -6,7 +6,7 @@ with new values for the kept weights, a new mask, or both.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,6 +18,9 @@ class LayerEvidence(Protocol):
 
     The layer's target is T x_t, with x_t = (1 - blend) x + blend * (its input in the dense model). The bias
     takes no part: it is the same on both sides. `statistics.paths.PathEvidence` is one.
+
+    Where the walk has output weights, E is a mean by weights of the positions. Groups of rows then have
+    weights, and so moments, of their own: a method takes `gram`, `drift` and `cross` from each of `groups`.
     """
 
     @property
@@ -28,8 +31,19 @@ class LayerEvidence(Protocol):
     def tokens(self) -> int:
         """How many input vectors `gram` and `cross` are means over."""
 
+    @property
+    def groups(self) -> Sequence[tuple[slice, LayerEvidence]]:
+        """Consecutive rows that share moments, and the evidence of these rows alone; together all rows."""
+
+    @property
+    def prices(self) -> Tensor | None:
+        """(out,) float32 what a row's error counts in the layer's, about 1 on average; None: 1 each."""
+
     def gram(self) -> Tensor:
-        """(in, in) float32 H = E[x x'] over the fitting batches; a new tensor, the caller's to change."""
+        """(in, in) float32 H = E[x x'] over the fitting batches; a new tensor, the caller's to change.
+
+        InputError, here, in `drift` and in `cross`: several groups of rows, which share no moments.
+        """
 
     def drift(self) -> Tensor | None:
         """(in, in) float32 E[x (x_t - x)'] over the fitting batches; None where x_t is x."""
@@ -41,7 +55,7 @@ class LayerEvidence(Protocol):
         """(out,) float64 E[(W_r x - T_r x_t)^2] of each output over the held-out batches."""
 
     def error(self, weight: Tensor) -> float:
-        """E|W x - T x_t|^2 over the held-out batches: the sum of `errors`."""
+        """E|W x - T x_t|^2 over the held-out batches: the sum of `errors`, each times its row's price."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -147,6 +147,13 @@ def _until_done(forward: Run, batch: Any) -> None:
         forward(batch)
 
 
+def first_tensor(output: Any) -> Tensor:
+    """The hidden state of a block's output: itself, or the first tensor of tuples, lists and mappings."""
+    while not isinstance(output, Tensor):
+        output = output[0] if isinstance(output, tuple | list) else next(iter(output.values()))
+    return output
+
+
 def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     """The same tuples, lists and mappings with the function applied to every tensor."""
     if isinstance(value, Tensor):

@@ -34,6 +34,7 @@ class Initial(_Part):
     damping: float = Field(
         0.01, ge=0, description="sparsegpt: added to the Gram matrix, in means of its diagonal"
     )
+    output_weights: int | None = Field(None, ge=1, description="sparsegpt: as for rows")
 
 
 class CalibrationRanges(_Part):
@@ -194,6 +195,12 @@ class RowProblems(_Part):
         0.25, ge=0, lt=1, description="share of the calibration batches to judge by; 0: those fitted on"
     )
     by_block: bool = Field(True, description="put a block back unless the held-out error of its output falls")
+    output_weights: int | None = Field(
+        None,
+        ge=1,
+        description="groups of a layer's outputs, each with a weight for every position: the loss's squared "
+        "gradient by these outputs in the dense model; None: positions and outputs count alike",
+    )
 
 
 class Reconstruct(_Part):
@@ -225,6 +232,7 @@ class Reconstruct(_Part):
     accept: Literal["if_better", "always"] = Field(
         "if_better", description="if_better: all is undone unless the accepting loss falls"
     )
+    output_weights: int | None = Field(None, ge=1, description="as for rows")
 
 
 class Refit(_Part):
@@ -276,6 +284,11 @@ class Recipe(_Part):
         r = self.refine
         if self.initial.method == "sparsegpt" and self.initial.granularity == "global":
             raise ValueError("sparsegpt prunes layer by layer: set initial.granularity to layer or output")
+        if self.initial.method != "sparsegpt" and self.initial.output_weights is not None:
+            raise ValueError(
+                f"{self.initial.method} has no errors of outputs to weight: set initial.method to sparsegpt, "
+                "or leave initial.output_weights out"
+            )
         if r is not None and r.curvature.kind == "mean_gradient" and r.curvature.scale_by_tokens:
             raise ValueError(
                 "mean_gradient has no samples to scale: set refine.curvature.scale_by_tokens to false"

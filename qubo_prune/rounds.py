@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from qubo_prune.layer_phases import reconstruct
+from qubo_prune.layer_phases import Weigh, reconstruct
 from qubo_prune.objective import Batch, Objective
 from qubo_prune.prefix import Run
 from qubo_prune.progress import Counted, OnProgress, Progress
@@ -43,6 +43,7 @@ class Rounds:
     calibrate    an endless iterator of calibration batches; statistics: those that values are fitted on
     accept, report  batches to decide by; the report range with its dense answers
     importance, group, export  as for `IcbsLoop`
+    weigh        output weights for the reconstruction, see `layer_phases.weighing`
     say, tell    `prune`'s on_progress and on_masks
     """
 
@@ -57,6 +58,7 @@ class Rounds:
     importance: Callable[[str], Tensor] | None
     group: int | None
     export: Path | None
+    weigh: Weigh
     say: OnProgress
     tell: Callable[[str, nn.Module], None]
     clock: Clock
@@ -109,7 +111,7 @@ class Rounds:
                     assert recipe.reconstruct is not None
                     found = reconstruct(
                         state, self.objective, self.forward, self.statistics, self.accept,
-                        recipe.reconstruct, self.say,
+                        recipe.reconstruct, self.weigh, self.say,
                     )  # fmt: skip
                     self.walks["reconstruct"] = found.records
                     before, after = found.loss_before, found.loss_after

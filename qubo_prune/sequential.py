@@ -10,7 +10,7 @@ here layers go together that read the same tensor, in the order in which they ar
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,9 +20,11 @@ from torch import Tensor
 from qubo_prune.errors import InputError
 from qubo_prune.layers import Layer, block_stack
 from qubo_prune.layerwise import LayerChange, LayerMethod
-from qubo_prune.prefix import Blocks, Run
+from qubo_prune.prefix import Blocks, Run, first_tensor
 from qubo_prune.state import PruneState
+from qubo_prune.statistics.output_weights import OutputWeights
 from qubo_prune.statistics.paths import PathEvidence, PathMoments
+from qubo_prune.statistics.row_groups import GroupedEvidence
 from qubo_prune.statistics.tape import frozen
 
 
@@ -31,7 +33,8 @@ class LayerRecord:
     """What became of one layer.
 
     error_before, error_after  E|W x - T x_t|^2 / E|T x|^2 over the held-out batches (see
-                               `layerwise.LayerEvidence`), with x behind the layers changed before this one
+                               `layerwise.LayerEvidence`), with x behind the layers changed before this one;
+                               with output weights both sums over rows are by their prices
     changed                    whether the method answered with values or a mask
     seconds                    the method's, without collecting moments
     details                    what the method says of its work
@@ -56,6 +59,7 @@ def walk(
     held_out: float = 0.0,
     keeps_budget: bool = True,
     by_block: bool = False,
+    weights: OutputWeights | None = None,
     on_layer: Callable[[LayerRecord], None] | None = None,
 ) -> list[LayerRecord]:
     """Change every layer of `state` by `method`, in the order of the forward pass, and write the weights.
@@ -71,31 +75,32 @@ def walk(
     by_block  a block's layers are put back, and their records say "undone", unless the error of the block's
               output over the held-out batches falls: its squared distance from what the original weights of
               the block give at its present input, or (blended) in the dense model
+    weights   what errors of outputs cost the end loss, collected on the same batches: moments, errors and the
+              errors of blocks are weighted by them; None: all positions and outputs count alike
     on_layer  called after each layer
 
     Memory: the output of one block for all batches (with blend two), in the model's dtype, and for one group
-    of layers the sums of moments: up to 3 * 8 * in^2 bytes, twice with held-out batches. Layers outside the
+    of layers the sums of moments: up to 3 * 8 * in^2 bytes, twice with held-out batches; with weights for one
+    layer, times its groups of channels, at the cost of a pass for each layer. Layers outside the
     blocks come last, each group at the cost of passes through the whole model; so does every layer of a model
     without blocks, or which does not call them one after another.
 
     InputError: nothing to hold out, a layer that saw no input or none that is finite, or whose inputs differ
-    in number on the two paths, an answer of the method that does not fit. Layers changed before stay changed,
-    as they do on Ctrl-C: `PruneState.saved` first where that is not wanted.
+    in number on the two paths or from what the weights were collected at, an answer of the method that does
+    not fit. Layers changed before stay changed, as they do on Ctrl-C: `PruneState.saved` first where that is
+    not wanted.
     """
     held = _held_out(len(batches), held_out)
     records: list[LayerRecord] = []
     with frozen(state.model):
-        walker = _Walker(state, forward, batches, len(batches) - held, blend)
+        walker = _Walker(state, forward, batches, len(batches) - held, blend, weights)
         for stop, layers in walker.stages:
             walker.go_to(stop)
             first, saved = len(records), state.saved()
             judge = walker.judge(stop) if by_block and stop is not None else None
             before = judge() if judge is not None else 0.0
             for names, calls in walker.groups(stop, layers).values():
-                fit, measured = walker.moments(stop, state.layers[names[0]], calls)
-                fit.check(names[0])
-                for name in names:
-                    evidence = PathEvidence(state.original(name), fit, measured)
+                for name, evidence in walker.evidence(stop, names, calls):
                     records.append(_change(state, name, method, evidence, keeps_budget))
                     if on_layer is not None:
                         on_layer(records[-1])
@@ -128,7 +133,11 @@ def _held_out(batches: int, share: float) -> int:
 
 
 def _change(
-    state: PruneState, name: str, method: LayerMethod, evidence: PathEvidence, keeps_budget: bool
+    state: PruneState,
+    name: str,
+    method: LayerMethod,
+    evidence: PathEvidence | GroupedEvidence,
+    keeps_budget: bool,
 ) -> LayerRecord:
     """Ask the method about one layer, and take its answer over."""
     layer, mask = state.layers[name], state.masks[name]
@@ -186,10 +195,7 @@ class _Path:
 
     def output(self, i: int, stop: int) -> Tensor:
         """What block `stop` gives, the hidden state alone."""
-        found = self._blocks.run(self._batches[i], stop=stop, **self._from(i))
-        while not isinstance(found, Tensor):
-            found = found[0] if isinstance(found, tuple | list) else next(iter(found.values()))
-        return found
+        return first_tensor(self._blocks.run(self._batches[i], stop=stop, **self._from(i)))
 
     def groups(
         self, i: int, layers: Mapping[str, Layer], stop: int | None
@@ -208,12 +214,20 @@ class _Walker:
     """
 
     def __init__(
-        self, state: PruneState, forward: Run, batches: Sequence[Any], fitted: int, blend: float
+        self,
+        state: PruneState,
+        forward: Run,
+        batches: Sequence[Any],
+        fitted: int,
+        blend: float,
+        weights: OutputWeights | None,
     ) -> None:
         self._state, self._batches, self._fitted, self._blend = state, batches, fitted, blend
+        self._weights = weights
         self._inside: list[list[str]] = []
         found = block_stack(state.model)
         name, stack = ("", []) if found is None else (found[0], list(found[1]))
+        self._stack = name
         blocks = Blocks(forward, stack)
         if stack and not (len(batches) and blocks.in_order(batches[0])):
             blocks = Blocks(forward, [])
@@ -240,7 +254,9 @@ class _Walker:
 
     def judge(self, stop: int) -> Callable[[], float]:
         """Measures the mean square of what block `stop` gives, with the weights as they are, less what it
-        should give, over the batches that errors are measured on."""
+        should give, over the batches that errors are measured on; by the weights of the block, where there
+        are any."""
+        weights, block = self._weights, f"{self._stack}.{stop}"
         targets: dict[int, Tensor] = {}
         with self._state.dense(self._inside[stop]):
             for i in range(self._fitted if self._fitted < len(self._batches) else 0, len(self._batches)):
@@ -252,6 +268,10 @@ class _Walker:
             total, count = 0.0, 0
             for i, target in targets.items():
                 gap = self._pruned.output(i, stop).float() - target.float()
+                if weights is not None and block in weights:
+                    total += weights.square_error(block, i, gap)
+                    count += gap.numel()
+                    continue
                 total += float(gap.square().sum(dtype=torch.float64))
                 count += gap.numel()
             return total / max(1, count)
@@ -276,23 +296,53 @@ class _Walker:
             PathMoments().check(name)
         return found
 
-    def moments(self, stop: int | None, layer: Layer, calls: int) -> tuple[PathMoments, PathMoments | None]:
-        """Moments of the inputs of a layer over the batches to fit on, and over those held out, if any."""
-        fit, held = PathMoments(), PathMoments()
+    def evidence(
+        self, stop: int | None, names: Sequence[str], calls: int
+    ) -> Iterator[tuple[str, PathEvidence | GroupedEvidence]]:
+        """What is known of each of the layers that read the same tensor, at its turn."""
+        layers, weights = self._state.layers, self._weights
+        if weights is None:
+            ((fit, held),) = self._moments(stop, layers[names[0]], calls)
+            fit.check(names[0])
+            for name in names:
+                yield name, PathEvidence(self._state.original(name), fit, held)
+            return
+        for name in names:
+            original, parts = self._state.original(name), []
+            moments = self._moments(stop, layers[name], calls)
+            for rows, (fit, held) in zip(weights.groups(name), moments, strict=True):
+                fit.check(name)
+                parts.append((rows, PathEvidence(original[rows], fit, held)))
+            yield name, GroupedEvidence(original, parts, weights.prices(name))
+
+    def _moments(
+        self, stop: int | None, layer: Layer, calls: int
+    ) -> list[tuple[PathMoments, PathMoments | None]]:
+        """For each group of channels (one without weights) the moments of the layer's inputs over the batches
+        to fit on, and over those held out, if any."""
+        groups = 1 if self._weights is None else len(self._weights.groups(layer.name))
+        fit, held = [PathMoments() for _ in range(groups)], [PathMoments() for _ in range(groups)]
         for i in range(len(self._batches)):
             into = fit if i < self._fitted else held
             seen = self._pruned.inputs(i, layer, calls, stop)
-            if self._dense is None:
-                for x in seen:
-                    into.add(x)
-                continue
-            names = self._state.layers if stop is None else self._inside[stop]
-            with self._state.dense(names):
-                there = self._dense.inputs(i, layer, calls, stop)
-            if [x.shape for x in there] != [x.shape for x in seen]:
-                raise InputError(
-                    f"layer {layer.name!r} sees other numbers of inputs in the dense model: set blend to 0"
-                )
-            for x, y in zip(seen, there, strict=True):
-                into.add(x, self._blend * (y.float() - x.float()))
-        return fit, held if held.tokens else None
+            distances = self._distances(i, seen, layer, calls, stop)
+            weights = None if self._weights is None else self._weights.of(layer.name, i, seen)
+            for call, (x, e) in enumerate(zip(seen, distances, strict=True)):
+                for c, moments in enumerate(into):
+                    moments.add(x, e, None if weights is None else weights[call][c])
+        return [(f, h if h.tokens else None) for f, h in zip(fit, held, strict=True)]
+
+    def _distances(
+        self, i: int, seen: Sequence[Tensor], layer: Layer, calls: int, stop: int | None
+    ) -> Sequence[Tensor | None]:
+        """blend * (input in the dense model - input seen), call by call; None each without a dense path."""
+        if self._dense is None:
+            return [None] * len(seen)
+        names = self._state.layers if stop is None else self._inside[stop]
+        with self._state.dense(names):
+            there = self._dense.inputs(i, layer, calls, stop)
+        if [x.shape for x in there] != [x.shape for x in seen]:
+            raise InputError(
+                f"layer {layer.name!r} sees other numbers of inputs in the dense model: set blend to 0"
+            )
+        return [self._blend * (y.float() - x.float()) for x, y in zip(seen, there, strict=True)]

@@ -7,7 +7,7 @@ Mask and values come together, so this is no score of `initial.METHODS` but a la
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -34,10 +34,12 @@ class Sparse:
 @torch.no_grad()
 def sparsegpt(
     weight: Tensor,
-    gram: Tensor,
+    gram: Tensor | Sequence[Tensor],
     n_prune: int,
     granularity: Granularity = "layer",
     *,
+    groups: Sequence[slice] = (),
+    prices: Tensor | None = None,
     pattern: tuple[int, int] | None = None,
     damping: float = 0.01,
     block: int = BLOCK,
@@ -51,6 +53,8 @@ def sparsegpt(
 
     granularity: "layer": of each block of columns its share is pruned, the cheapest over all rows;
         "output": the same in each row, whose counts differ by at most one; "input": in each column.
+    groups: consecutive rows that have Gram matrices of their own; then gram is one for each group.
+    prices: (out,) what a row's error counts in the layer's: its costs are times that; None: 1 each.
     pattern: (n, m) keeps n of each m consecutive inputs of a row instead; then `n_prune` and `granularity`
         are not read. damping: see `inverse_factor`, which may raise it.
 
@@ -59,7 +63,7 @@ def sparsegpt(
     weight there that the budget keeps keeps its value (the published code sets it to 0).
     InputError: a granularity or a pattern that does not fit, a count outside [0, out * in].
     """
-    inputs = weight.shape[1]
+    out, inputs = weight.shape
     if granularity == "global":
         raise InputError(f"{name}: SparseGPT prunes layer by layer: its granularity cannot be global.")
     if not 0 <= n_prune <= weight.numel():
@@ -72,19 +76,35 @@ def sparsegpt(
             )
         block = max(m, block // m * m)
     w = weight.to(torch.float32, copy=True)
-    factor, used = inverse_factor(gram, damping)
-    dead = gram.diagonal() == 0
-    pivots = factor.diagonal().square()
+    grams = [gram] if isinstance(gram, Tensor) else gram
+    groups = groups or [slice(0, out)]
+    factors, dampings = zip(*(inverse_factor(matrix, damping) for matrix in grams), strict=True)
+    group_of = torch.zeros(out, dtype=torch.int64, device=weight.device)
+    for c, rows_of in enumerate(groups):
+        group_of[rows_of] = c
+
+    def by_row(of_group: Tensor) -> Tensor:
+        """(groups, ...) as (out, ...), or as (1, ...), which broadcasts, where all rows are one group."""
+        return of_group if len(grams) == 1 else of_group[group_of]
+
+    pivots = torch.stack([factor.diagonal().square() for factor in factors])
+    dead = torch.stack([matrix.diagonal() == 0 for matrix in grams])
+
+    def costs_of(part: Tensor, at: slice) -> Tensor:
+        """(out, k) what the layer's error grows by when a weight of these columns goes; 0 for dead inputs."""
+        costs = (part.square() / by_row(pivots[:, at])).masked_fill(by_row(dead[:, at]), 0)
+        return costs if prices is None else costs * prices[:, None]
+
     kept = torch.ones(weight.shape, dtype=torch.bool, device=weight.device)
     rows: Tensor | None = None
     if granularity == "output" and pattern is None:
-        rows = (~keep_topk(_costs(w, pivots, dead), n_prune, "output", name=name)).sum(1)
+        rows = (~keep_topk(costs_of(w, slice(0, inputs)), n_prune, "output", name=name)).sum(1)
     for start in range(0, inputs, block):
         stop = min(inputs, start + block)
-        part, u = w[:, start:stop], factor[start:stop, start:stop]
+        part, u = w[:, start:stop], torch.stack([factor[start:stop, start:stop] for factor in factors])
         errors = torch.zeros_like(part)
         if pattern is None:
-            costs = _costs(part, pivots[start:stop], dead[start:stop])
+            costs = costs_of(part, slice(start, stop))
             if rows is not None:
                 kept[:, start:stop] = _keep_rows(costs, rows * stop // inputs - rows * start // inputs)
             else:
@@ -94,16 +114,12 @@ def sparsegpt(
             at = start + j
             if pattern is not None and at % m == 0:
                 group = slice(at, at + m)
-                kept[:, group] = nm_mask(_costs(w[:, group], pivots[group], dead[group]), n, m, name=name)
-            errors[:, j] = torch.where(kept[:, at], 0.0, part[:, j] / u[j, j])
-            part[:, j:] -= torch.outer(errors[:, j], u[j, j:])
-        w[:, stop:] -= errors @ factor[start:stop, stop:]
-    return Sparse(w.masked_fill_(~kept, 0), kept, used)
-
-
-def _costs(weight: Tensor, pivots: Tensor, dead: Tensor) -> Tensor:
-    """(out, k) what the error grows by when a weight goes: w^2 / F_jj, and 0 for dead inputs."""
-    return (weight.square() / pivots).masked_fill(dead, 0)
+                kept[:, group] = nm_mask(costs_of(w[:, group], group), n, m, name=name)
+            errors[:, j] = torch.where(kept[:, at], 0.0, part[:, j] / by_row(u[:, j, j]))
+            part[:, j:] -= errors[:, j, None] * by_row(u[:, j, j:])
+        for rows_of, factor in zip(groups, factors, strict=True):
+            w[rows_of, stop:] -= errors[rows_of] @ factor[start:stop, stop:]
+    return Sparse(w.masked_fill_(~kept, 0), kept, max(dampings))
 
 
 def _keep_rows(costs: Tensor, counts: Tensor) -> Tensor:
@@ -130,7 +146,8 @@ class SparseGPT:
 
     def __call__(self, name: str, weight: Tensor, mask: Tensor, evidence: LayerEvidence) -> LayerChange:
         found = sparsegpt(
-            weight, evidence.gram(), self.counts[name], self.granularity,
+            weight, [part.gram() for _, part in evidence.groups], self.counts[name], self.granularity,
+            groups=[rows for rows, _ in evidence.groups], prices=evidence.prices,
             pattern=self.patterns.get(name), damping=self.damping, block=self.block, name=f"layer {name!r}",
         )  # fmt: skip
         details: dict[str, float | str] = {"damping": found.damping}

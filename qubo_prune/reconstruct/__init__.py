@@ -14,6 +14,7 @@ from qubo_prune.reconstruct import admm
 from qubo_prune.reconstruct.least_squares import ITERATIONS, LeastSquares
 from qubo_prune.sequential import LayerRecord, walk
 from qubo_prune.state import PruneState
+from qubo_prune.statistics.output_weights import OutputWeights
 
 METHODS: dict[str, Callable[[Reconstruct], LayerMethod]] = {
     "least_squares": lambda r: LeastSquares(r.damping, iterations=r.iterations or ITERATIONS),
@@ -40,13 +41,15 @@ def reconstruct(
     recipe: Reconstruct,
     *,
     measure: Callable[[], float] | None = None,
+    weights: OutputWeights | None = None,
     on_layer: Callable[[LayerRecord], None] | None = None,
 ) -> Reconstructed:
     """Change the kept values (and with ADMM the masks) of every layer, in the order of the forward pass.
 
     batches: at least two; the last share of them is held out. measure: the loss of the model as it is; where
     it does not fall, and on an error or Ctrl-C, values and masks are put back to the bit (loss_after is then
-    loss_before). None: the result stands, and on Ctrl-C the layers done stay done.
+    loss_before). None: the result stands, and on Ctrl-C the layers done stay done. weights: as for
+    `sequential.walk`.
     InputError: as for `sequential.walk`.
     """
     found = Reconstructed()
@@ -56,7 +59,7 @@ def reconstruct(
             found.loss_before = measure()
         found.records = walk(
             state, forward, batches, METHODS[recipe.method](recipe),
-            blend=recipe.blend, held_out=recipe.held_out, on_layer=on_layer,
+            blend=recipe.blend, held_out=recipe.held_out, weights=weights, on_layer=on_layer,
         )  # fmt: skip
         if measure is not None and found.loss_before is not None:
             found.loss_after = measure()

@@ -21,11 +21,13 @@ GRADUAL = 15
 @torch.no_grad()
 def admm(
     original: Tensor,
-    gram: Tensor,
-    cross: Tensor,
+    gram: Tensor | Sequence[Tensor],
+    cross: Tensor | Sequence[Tensor],
     n_prune: int,
     granularity: Granularity = "output",
     *,
+    groups: Sequence[slice] = (),
+    prices: Tensor | None = None,
     mask: Tensor | None = None,
     damping: float = 0.1,
     penalty: float = 1.0,
@@ -42,6 +44,8 @@ def admm(
         Z = the largest entries of W + U, the others 0;   U = U + W - Z
 
     original: (R, n) T. gram: (n, n) H = E[x x']; cross: (n, n) C = E[x x_t'], both unscaled.
+    groups: consecutive rows that have moments of their own; then gram and cross are one each for a group.
+    prices: (R,) what a row's error counts in the layer's, for the choice of the mask; None: 1 each.
     mask: None: Z's entries are chosen anew in each of the first `gradual` iterations, the pruned share rising
     as 1 - (1 - t / gradual)^3 to its end; then they stay. A mask (its own count holds) fixes them.
     granularity: what the count holds over, see `keep_topk`.
@@ -50,25 +54,58 @@ def admm(
     is chosen by |W + U| in scaled inputs over whatever the granularity says, where the paper's holds over the
     layer.
     """
+    grams = [gram] if isinstance(gram, Tensor) else gram
+    crosses = [cross] if isinstance(cross, Tensor) else cross
+    groups = groups or [slice(0, len(original))]
+    parts = [
+        _scaled(original[rows].float(), h, c, damping, penalty)
+        for rows, h, c in zip(groups, grams, crosses, strict=True)
+    ]
+    target, rhs = torch.cat([part.target for part in parts]), torch.cat([part.rhs for part in parts])
+    divisor, dead = torch.cat([part.divisor for part in parts]), torch.cat([part.dead for part in parts])
+    worth = None if prices is None else prices.sqrt()[:, None]
+    kept = torch.ones_like(target, dtype=torch.bool) if mask is None else mask
+    z, u = target.masked_fill(~kept, 0), torch.zeros_like(target)
+    for step in range(1, iterations + 1):
+        w = rhs + penalty * (z - u)
+        u += torch.cat([w[rows] @ part.inverse for rows, part in zip(groups, parts, strict=True)])
+        if mask is None and step <= max(1, min(gradual, iterations)):
+            count = round(n_prune * (1 - (1 - step / max(1, min(gradual, iterations))) ** 3))
+            scores = u.abs() if worth is None else u.abs() * worth
+            kept = keep_topk(scores, count, granularity, name=name)
+        z = u.masked_fill(~kept, 0)
+        u -= z
+    return torch.where(dead & kept, original.float(), z / divisor), kept
+
+
+@dataclass(frozen=True, eq=False)
+class _Scaled:
+    """Rows of a layer in inputs scaled to a mean square of 1.
+
+    target, rhs    (R, n) T, and T (C' + damping I)
+    inverse        (n, n) of H + (damping + penalty) I
+    divisor, dead  (R, n) what takes values back to inputs unscaled; inputs that are always 0. Each row alike
+    """
+
+    target: Tensor
+    rhs: Tensor
+    inverse: Tensor
+    divisor: Tensor
+    dead: Tensor
+
+
+def _scaled(original: Tensor, gram: Tensor, cross: Tensor, damping: float, penalty: float) -> _Scaled:
+    """Rows (R, n) that share moments (n, n), made ready for the iterations."""
     size = gram.diagonal().float().clamp(min=0).sqrt()
     dead = size == 0
     divisor = size.masked_fill(dead, 1)
     h = gram.float() / divisor[:, None] / divisor
-    target = original.float() * size
-    rhs = (original.float() @ cross.float().t()) / divisor + damping * target
+    target = original * size
+    rhs = (original @ cross.float().t()) / divisor + damping * target
     factor, _ = inverse_factor(h, damping + penalty)
-    inverse = factor.t() @ factor
-    kept = torch.ones_like(target, dtype=torch.bool) if mask is None else mask
-    z, u = target.masked_fill(~kept, 0), torch.zeros_like(target)
-    for step in range(1, iterations + 1):
-        w = (rhs + penalty * (z - u)) @ inverse
-        u += w
-        if mask is None and step <= max(1, min(gradual, iterations)):
-            count = round(n_prune * (1 - (1 - step / max(1, min(gradual, iterations))) ** 3))
-            kept = keep_topk(u.abs(), count, granularity, name=name)
-        z = u.masked_fill(~kept, 0)
-        u -= z
-    return torch.where(dead & kept, original.float(), z / divisor), kept
+    return _Scaled(
+        target, rhs, factor.t() @ factor, divisor.expand_as(target), dead.expand_as(target)
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -87,11 +124,13 @@ class Admm:
     iterations: int = ITERATIONS
 
     def __call__(self, name: str, weight: Tensor, mask: Tensor, evidence: LayerEvidence) -> LayerChange:
-        gram, cross = evidence.gram(), evidence.cross()
+        gram = [part.gram() for _, part in evidence.groups]
+        cross = [part.cross() for _, part in evidence.groups]
         least, best, details = evidence.error(weight), LayerChange(), {}
         for damping in self.dampings:
             values, kept = admm(
                 evidence.original, gram, cross, int((~mask).sum()), self.granularity,
+                groups=[rows for rows, _ in evidence.groups], prices=evidence.prices,
                 mask=None if self.moves_mask else mask, damping=damping, iterations=self.iterations,
                 gradual=round(self.iterations * GRADUAL / ITERATIONS), name=f"layer {name!r}",
             )  # fmt: skip

@@ -88,14 +88,18 @@ class LeastSquares:
     tolerance: float = 1e-3
 
     def __call__(self, name: str, weight: Tensor, mask: Tensor, evidence: LayerEvidence) -> LayerChange:
-        gram, drift = evidence.gram(), evidence.drift()
+        parts = [(rows, part.gram(), part.drift()) for rows, part in evidence.groups]
         least, best, chosen = evidence.error(weight), None, 0.0
         z: Tensor | None = None
         for damping in sorted(self.dampings, reverse=True):
-            z = least_squares(
-                weight, mask, evidence.original, gram, drift, damping, z,
-                solver=self.solver, iterations=self.iterations, tolerance=self.tolerance,
-            )  # fmt: skip
+            z = torch.cat([
+                least_squares(
+                    weight[rows], mask[rows], evidence.original[rows], gram, drift, damping,
+                    None if z is None else z[rows],
+                    solver=self.solver, iterations=self.iterations, tolerance=self.tolerance,
+                )
+                for rows, gram, drift in parts
+            ])  # fmt: skip
             values = (weight.float() + z).to(weight.dtype)
             error = evidence.error(values)
             if error < least:

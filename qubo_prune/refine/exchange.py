@@ -8,6 +8,7 @@ the sum of the energies fell; else the next one has half as many trades.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,36 +34,45 @@ class Exchanged:
 
 
 @torch.no_grad()
-def exchange(batch: RowBatch, pruned: Tensor, energy: float, rounds: int = ROUNDS) -> Exchanged:
-    """Trade counts between rows of a batch of one group, from `pruned` (R, n) bool with this energy in all.
+def exchange(batches: Sequence[RowBatch], pruned: Tensor, energy: float, rounds: int = ROUNDS) -> Exchanged:
+    """Trade counts between all rows of batches whose energies compare, each of one group of variables, from
+    `pruned` (R, n) bool, the rows of the batches one after another, with this energy in all.
 
     The number of pruned weights in all stays. The energy never rises.
     """
     moved, first = 0, energy
-    trades = max(1, batch.n_rows // 2)
+    sizes = [batch.n_rows for batch in batches]
+    trades = max(1, sum(sizes) // 2)
     for _ in range(rounds):
-        price, cheapest, gain, dearest = prices(batch, pruned)
+        found = [prices(batch, part) for batch, part in zip(batches, pruned.split(sizes), strict=True)]
+        price, cheapest, gain, dearest = (torch.cat(parts) for parts in zip(*found, strict=True))
         givers, takers = _pairs(price, gain, trades)
         if not len(givers):
             break
         trial = pruned.clone()
         trial[givers, cheapest[givers]] = True
         trial[takers, dearest[takers]] = False
-        counts = trial.sum(1).cpu().numpy()
-        traded = RowBatch.cardinality(
-            batch.gram, batch.weights, counts, linear=batch.linear, offset=batch.offset
-        )
-        solution = solve_batch(traded, "descent", initial=trial)
-        total = float(solution.energies.sum())
+        solutions = [
+            solve_batch(_counting(batch, part), "descent", initial=part)
+            for batch, part in zip(batches, trial.split(sizes), strict=True)
+        ]
+        total = sum(float(solution.energies.sum()) for solution in solutions)
         if total < energy:
             small = energy - total < ENOUGH * max(first - total, 0.0)
-            pruned, energy, moved = solution.assignments, total, moved + len(givers)
+            pruned = torch.cat([solution.assignments for solution in solutions])
+            energy, moved = total, moved + len(givers)
             if small:
                 break
         elif trades == 1:
             break
         trades = max(1, min(trades, len(givers)) // 2) if total >= energy else trades
     return Exchanged(pruned, energy, moved)
+
+
+def _counting(batch: RowBatch, pruned: Tensor) -> RowBatch:
+    """The same rows with the counts of `pruned`."""
+    counts = pruned.sum(1).cpu().numpy()
+    return RowBatch.cardinality(batch.gram, batch.weights, counts, linear=batch.linear, offset=batch.offset)
 
 
 def prices(batch: RowBatch, pruned: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

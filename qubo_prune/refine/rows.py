@@ -5,7 +5,7 @@
 With v the values that a row's weights have when they are kept, z = 1 where one is pruned, H = E[x x'] and the
 target T x_t: E[(sum_j v_j (1 - z_j) x_j - T x_t)^2] = z'diag(v) H diag(v) z + linear'z + constant with
 linear = 2 v o (E[x x_t'] T - H v), 0 where the target is what the row itself gives unpruned. All rows of a
-layer share H, so they are one `RowBatch`.
+layer (or of a group, where there are output weights) share H, so they are one `RowBatch`.
 """
 
 from __future__ import annotations
@@ -30,12 +30,14 @@ def row_batch(
     gram: Tensor,
     drift: Tensor | None = None,
     pattern: tuple[int, int] | None = None,
+    prices: Tensor | None = None,
 ) -> RowBatch:
     """The rows of a layer as problems, in which the energy of the mask as it is is 0.
 
     values    (R, n) what a weight is when it is kept; mask (R, n) bool, True = kept
     original  (R, n) T; gram (n, n) H; drift (n, n) E[x (x_t - x)'], None: x_t is x
     pattern   (kept, of): so many of each `of` consecutive inputs; None: each row's count as it is
+    prices    (R,) float32 what a row's energy is times, for comparing rows; None: 1 each
 
     The offset is - and so energies are - of float64 sums over float32 moments.
     """
@@ -44,6 +46,9 @@ def row_batch(
     if drift is not None:
         gap += original.float() @ drift.t()
     linear = None if not bool(gap.any()) else 2 * v * gap
+    if prices is not None:
+        v = v * prices.sqrt()[:, None]
+        linear = None if linear is None else linear * prices[:, None]
     if pattern is None:
         batch = RowBatch.cardinality(gram, v, (~mask).sum(1).cpu().numpy(), linear=linear)
     else:
@@ -59,9 +64,10 @@ class Rows:
 
     method   of `solve_batch`, with its options
     budget   "row": each row keeps its count, and its old mask where its held-out error does not fall;
-             "layer": weights also move between rows, see `exchange`, and the mask is kept or not as a whole
+             "layer": weights also move between rows, see `exchange`, by the rows' prices where there are
+             any, and the mask is kept or not as a whole
     patterns layer -> (kept, of), for the layers that have one: then budgets hold within each group
-    seed, time_limit  of a layer's solve
+    seed, time_limit  of a layer's solve, or of each of its groups of rows
     """
 
     method: Literal["descent", "tabu", "anneal"] = "descent"
@@ -74,20 +80,33 @@ class Rows:
     def __call__(self, name: str, weight: Tensor, mask: Tensor, evidence: LayerEvidence) -> LayerChange:
         values = torch.where(mask, weight, evidence.original)
         pattern = self.patterns.get(name)
-        batch = row_batch(values, mask, evidence.original, evidence.gram(), evidence.drift(), pattern)
-        solution = solve_batch(
-            batch, self.method, seed=self.seed, time_limit=self.time_limit, initial=~mask, **self.options
-        )
-        pruned, energy = solution.assignments, float(solution.energies.sum())
+        trading = self.budget == "layer" and pattern is None
+        prices = evidence.prices if trading else None
+        batches = [
+            row_batch(
+                values[rows], mask[rows], part.original, part.gram(), part.drift(), pattern,
+                None if prices is None else prices[rows],
+            )
+            for rows, part in evidence.groups
+        ]  # fmt: skip
+        solutions = [
+            solve_batch(
+                batch, self.method, seed=self.seed, time_limit=self.time_limit, initial=~mask[rows],
+                **self.options,
+            )
+            for (rows, _), batch in zip(evidence.groups, batches, strict=True)
+        ]  # fmt: skip
+        pruned = torch.cat([solution.assignments for solution in solutions])
+        energy = sum(float(solution.energies.sum()) for solution in solutions)
         moved = 0
-        if self.budget == "layer" and pattern is None:
-            found = exchange(batch, pruned, energy)
+        if trading:
+            found = exchange(batches, pruned, energy)
             pruned, energy, moved = found.pruned, found.energy, found.moved
         new = ~pruned
         before = evidence.errors(weight)
         better = evidence.errors(torch.where(new, values, 0)) < before
         if moved:  # rows hang together by the layer's count
-            better[:] = float(evidence.errors(torch.where(new, values, 0)).sum()) < float(before.sum())
+            better[:] = evidence.error(torch.where(new, values, 0)) < evidence.error(weight)
         new = torch.where(better[:, None], new, mask)
         swaps = int((new & ~mask).sum())
         details: dict[str, float | str] = {

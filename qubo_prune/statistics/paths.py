@@ -6,6 +6,7 @@ target. Small distances have small moments of their own: errors are no differenc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -25,18 +26,30 @@ class PathMoments:
     """Sums over the input vectors of one group of layers. (in, in) each, None before the first `add`.
 
     xx  X'X;  xe  X'E;  ee  E'E;  the latter two stay None where no distances are given
+    weight  sum of the vectors' weights s, by which xx is X' diag(s) X and so on; None where each counts 1
     """
 
     tokens: int = 0
     xx: Tensor | None = None
     xe: Tensor | None = None
     ee: Tensor | None = None
+    weight: float | None = None
+
+    @property
+    def total(self) -> float:
+        """What sums are divided by to be means: the vectors, or their weights."""
+        return self.tokens if self.weight is None else self.weight or 1.0
 
     @torch.no_grad()
-    def add(self, x: Tensor, e: Tensor | None = None) -> None:
-        """Add input vectors (..., in), and their distances of the same shape."""
+    def add(self, x: Tensor, e: Tensor | None = None, s: Tensor | None = None) -> None:
+        """Add input vectors (..., in), their distances of the same shape, and weights s >= 0, one a vector;
+        s is given always or never."""
         x = x.reshape(-1, x.shape[-1])
         e = None if e is None else e.reshape(x.shape)
+        if s is not None:
+            self.weight = (self.weight or 0.0) + float(s.sum(dtype=torch.float64))
+            root = s.to(x.device).sqrt().reshape(-1, 1)  # on both sides, so that products stay symmetric
+            x, e = x.float() * root, None if e is None else e.float() * root
         self.tokens += len(x)
         for start in range(0, len(x), _ROWS):
             a = x[start : start + _ROWS].float()
@@ -67,18 +80,28 @@ class PathEvidence:
     _cache: dict[str, Tensor] = field(default_factory=dict)
 
     @property
+    def groups(self) -> Sequence[tuple[slice, PathEvidence]]:
+        """All rows, with this evidence."""
+        return [(slice(0, len(self.original)), self)]
+
+    @property
+    def prices(self) -> None:
+        """All rows cost alike."""
+        return None
+
+    @property
     def tokens(self) -> int:
         """How many input vectors were fitted on."""
         return self.fit.tokens
 
     def gram(self) -> Tensor:
-        """(in, in) float32 E[x x'] over the fitting batches."""
+        """(in, in) float32 E[x x'] over the fitting batches, E by the weights, if any."""
         assert self.fit.xx is not None
-        return (self.fit.xx / self.fit.tokens).float()
+        return (self.fit.xx / self.fit.total).float()
 
     def drift(self) -> Tensor | None:
         """(in, in) float32 E[x e'] over the fitting batches; None where there are no distances."""
-        return None if self.fit.xe is None else (self.fit.xe / self.fit.tokens).float()
+        return None if self.fit.xe is None else (self.fit.xe / self.fit.total).float()
 
     def cross(self) -> Tensor:
         """(in, in) float32 E[x x_t'] over the fitting batches."""
@@ -101,7 +124,7 @@ class PathEvidence:
                 self._cache["drift"] = target @ seen.xe.t()
                 self._cache["floor"] = ((target @ seen.ee) * target).sum(1, dtype=torch.float64)
             total += self._cache["floor"] - 2 * (change * self._cache["drift"]).sum(1, dtype=torch.float64)
-        return total / seen.tokens
+        return total / seen.total
 
     def error(self, weight: Tensor) -> float:
         """E|W x - T x_t|^2 over the held-out batches."""
@@ -112,7 +135,14 @@ class PathEvidence:
         seen = self.held_out or self.fit
         assert seen.xx is not None
         target = self.original.to(seen.xx.dtype)
-        return float(((target @ seen.xx) * target).sum(dtype=torch.float64)) / seen.tokens
+        return float(((target @ seen.xx) * target).sum(dtype=torch.float64)) / seen.total
+
+    def energies(self) -> Tensor:
+        """(out,) float64 E[(T_r x)^2] of each output over the held-out batches."""
+        seen = self.held_out or self.fit
+        assert seen.xx is not None
+        target = self.original.to(seen.xx.dtype)
+        return ((target @ seen.xx) * target).sum(1, dtype=torch.float64) / seen.total
 
 
 def _plus(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:

@@ -122,7 +122,7 @@ def test_exchange_keeps_the_total_and_lowers_the_energy() -> None:
     evidence = PathEvidence(original, moments)
     batch = row_batch(original, mask, original, evidence.gram())
     start = float(batch.energies(~mask).sum())
-    found = exchange(batch, ~mask, start)
+    found = exchange([batch], ~mask, start)
     assert int(found.pruned.sum()) == int((~mask).sum())
     assert found.moved > 0
     assert found.energy < start
