@@ -15,7 +15,28 @@ import torch
 from torch import Tensor
 
 from qubo_prune.errors import InputError
-from qubo_solvers import CardinalityQubo, Dense, LowRank
+from qubo_solvers import CardinalityQubo, Dense, LowRank, LowRankSparse, QuadraticForm
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """A symmetric (n, n) matrix with a zero diagonal: m entries, both (i, j) and (j, i), by row and column.
+
+    row, column  (m,) int64; value (m,), equal to the bit for (i, j) and (j, i)
+    """
+
+    row: Tensor
+    column: Tensor
+    value: Tensor
+
+    def times(self, v: Tensor) -> Tensor:
+        """The product with v (n,), float64."""
+        found = torch.zeros_like(v, dtype=torch.float64)
+        return found.index_add_(0, self.row, self.value.double() * v.double()[self.column])
+
+    def around(self, w0: Tensor) -> Sparse:
+        """1/2 (w0 w0') o this, float64."""
+        return replace(self, value=0.5 * (w0[self.row] * w0[self.column]).double() * self.value.double())
 
 
 @dataclass(frozen=True)
@@ -25,11 +46,13 @@ class Curvature:
     factor    (N, n): factor' factor, of rank N, e.g. sqrt(s/N) G from N per-sample gradients
     matrix    (n, n): an explicit symmetric matrix, e.g. the exact Hessian
     diagonal  (n,): diag(diagonal), no couplings
+    sparse    couplings of few pairs, added to a factor or a diagonal
     """
 
     factor: Tensor | None = None
     matrix: Tensor | None = None
     diagonal: Tensor | None = None
+    sparse: Sparse | None = None
 
     @classmethod
     def fisher(cls, samples: Tensor, scale: float = 1.0) -> Curvature:
@@ -54,12 +77,17 @@ class Curvature:
         elif self.matrix is not None:
             found = self.matrix.diagonal().double()
         else:
-            return self
+            return Curvature(diagonal=self.diagonal)
         return Curvature(diagonal=found if self.diagonal is None else found + self.diagonal)
 
     def damped(self, diagonal: Tensor) -> Curvature:
         """H + diag(diagonal), (n,)."""
         return replace(self, diagonal=diagonal if self.diagonal is None else self.diagonal + diagonal)
+
+    def coupled(self, sparse: Sparse) -> Curvature:
+        """H, which has no sparse part yet, plus one."""
+        assert self.sparse is None
+        return replace(self, sparse=sparse)
 
     def times(self, v: Tensor) -> Tensor:
         """H v in float64, (n,)."""
@@ -72,6 +100,8 @@ class Curvature:
             found += self.matrix.double() @ v
         if self.diagonal is not None:
             found += self.diagonal.double() * v
+        if self.sparse is not None:
+            found += self.sparse.times(v)
         return found
 
 
@@ -101,6 +131,10 @@ class LossModel:
             raise InputError(
                 "curvature is a factor or a matrix, a diagonal, or both a diagonal and one of them"
             )
+        if c.sparse is not None:
+            if c.matrix is not None:
+                raise InputError("a sparse curvature is added to a factor or a diagonal, not to a matrix")
+            given.append(("sparse curvature", c.sparse.value, (len(c.sparse.row),)))
         line = (n,)
         parts = [
             ("kept values", self.kept_value, line),
@@ -165,6 +199,7 @@ def build(
     ridge = 0.5 * model.rho * w0.square()
     if model.curvature.diagonal is not None:
         ridge = ridge + 0.5 * model.curvature.diagonal.double() * w0.square()
+    sparse = None if model.curvature.sparse is None else model.curvature.sparse.around(w0)
     if model.curvature.matrix is not None:
         dense = True
         body = 0.5 * torch.outer(w0, w0) * model.curvature.matrix.double() + torch.diag(ridge)
@@ -174,8 +209,12 @@ def build(
         body = _low_rank(model)
         factor = body.double()
         q_now = 0.5 * (factor @ (factor.T @ now)) + ridge * now
+        if sparse is not None:
+            q_now += sparse.times(now)
         if dense:
             body = 0.5 * (factor @ factor.T) + torch.diag(ridge)
+            if sparse is not None:
+                body[sparse.row, sparse.column] += sparse.value
     # -w0 o (gamma g + Hr dw0) and gamma g'dw0 + 1/2 dw0'Hr dw0, through Q itself: rounding of a float32
     # factor then cancels, and the energy of the current mask is 0 to float64.
     linear = slope - 2 * q_now
@@ -184,7 +223,15 @@ def build(
         torch.cuda.synchronize(w0.device)
     built = time.perf_counter()
     host = [t.detach().cpu().numpy() for t in (body, linear, ridge, groups, pruned_per_group, offset)]
-    form = Dense(host[0]) if dense else LowRank(host[0], host[2])
+    form: QuadraticForm
+    if dense:
+        form = Dense(host[0])
+    elif sparse is None:
+        form = LowRank(host[0], host[2])
+    else:
+        start = torch.bincount(sparse.row, minlength=len(w0)).cumsum(0)
+        rest = [t.cpu().numpy() for t in (start, sparse.column.int(), sparse.value)]
+        form = LowRankSparse(host[0], host[2], np.concatenate([[0], rest[0]]), rest[1], rest[2])
     problem = CardinalityQubo.grouped(
         form,
         host[1],

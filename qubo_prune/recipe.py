@@ -132,6 +132,11 @@ class CurvatureChoice(_Part):
         1, ge=1, description="sampled_fisher: labels drawn for each position of such a batch, a pass each"
     )
     couplings: bool = Field(True, description="False: diagonal only, the ablation")
+    gram: bool = Field(
+        False,
+        description="add the Kronecker-factored Fisher of each output row, E[g^2] E[x x'], to H; of "
+        "trust.damping its diagonal takes the place of 1",
+    )
 
 
 class TrustRegion(_Part):
@@ -305,6 +310,7 @@ class Recipe(_Part):
             raise ValueError("candidates by gain need a trust region: set refine.trust")
         if r is not None:
             _check_budget(r)
+            _check_gram(r.curvature)
         by_gain = r is None or not r.steps or r.candidates.criterion == "gain"
         if why := conflict(self.allocation, self.initial.granularity, by_gain):
             raise ValueError(why)
@@ -374,6 +380,14 @@ def _check_budget(r: Icbs) -> None:
         raise ValueError(
             f"candidates by {criterion} cannot be concentrated: set refine.candidates.criterion to gain"
         )
+
+
+def _check_gram(c: CurvatureChoice) -> None:
+    """ValueError where Gram blocks do not go with the rest of the curvature."""
+    if c.gram and not c.couplings:
+        raise ValueError("refine.curvature.gram adds couplings: set it to false, or couplings to true")
+    if c.gram and c.kind == "exact_hessian":
+        raise ValueError("an exact Hessian has its rows' curvature: set refine.curvature.gram to false")
 
 
 def builtin_recipes() -> dict[str, str]:

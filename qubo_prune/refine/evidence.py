@@ -13,11 +13,13 @@ from qubo_prune.objective import Batch, Objective, batch_size
 from qubo_prune.quadratic import Curvature
 from qubo_prune.recipe import Icbs
 from qubo_prune.refine.reliability import Reliability
+from qubo_prune.refine.row_couplings import row_couplings
 from qubo_prune.state import PruneState
 from qubo_prune.statistics.collect import collect
 from qubo_prune.statistics.fisher import CoherentFisher, FisherSamples, KroneckerDiagonal
 from qubo_prune.statistics.gradients import GradientMoments
 from qubo_prune.statistics.hessian import exact_hessian
+from qubo_prune.statistics.input_gram import InputGram
 from qubo_prune.statistics.tape import frozen
 
 SLOW = 0.015
@@ -60,6 +62,7 @@ class LossEvidence:
         self._lasting = recipe.scope == "all_layers"
         self.moments = GradientMoments(state.layers if self._lasting else {}, recipe.gradient.clip)
         self.diagonal = KroneckerDiagonal(state.layers)
+        self._gram = InputGram(state.layers) if recipe.curvature.gram else None
         sampled = recipe.curvature.kind == "sampled_fisher"
         most = recipe.curvature.coherent if self._lasting and sampled else 0
         self._coherent = CoherentFisher(state.layers, most) if most else None
@@ -86,6 +89,8 @@ class LossEvidence:
         before = {name: self.moments.sum_at(name, w.index) for name, w in watched.items()}
         self.moments.age(aged)
         self.diagonal.age(r.gradient.discount)
+        if self._gram is not None:
+            self._gram.age(r.gradient.discount)
         self._fisher = FisherSamples(layers)  # the last step's samples go before the new ones come
         measured = r.accept == "if_better" and self._seen
         if r.max_windows is not None and measured and progress < SLOW:
@@ -95,8 +100,9 @@ class LossEvidence:
         sampled = r.curvature.kind == "sampled_fisher"
         collected = collect(
             self._state.model, layers, pairs, self._objective, self.moments, self._fisher, self.diagonal,
-            self._coherent, sampled_labels=self.generator if sampled else None, chunk=r.chunk,
-            fisher_chunk=r.curvature.chunk, label_every=r.curvature.every, labels=r.curvature.labels,
+            self._coherent, gram=self._gram, sampled_labels=self.generator if sampled else None,
+            chunk=r.chunk, fisher_chunk=r.curvature.chunk, label_every=r.curvature.every,
+            labels=r.curvature.labels,
         )  # fmt: skip
         self._learn(before, aged, collected.samples)
         self._watched.clear()
@@ -155,7 +161,11 @@ class LossEvidence:
         return torch.cat(found)
 
     def curvature(self, block: Block, gradient: Tensor, damping: float) -> Curvature:
-        """H of the block by the recipe's kind, and `damping` times its Kronecker diagonal."""
+        """H of the block by the recipe's kind, and `damping` times its Kronecker diagonal.
+
+        With Gram blocks, these are added once, and of the damping what their diagonal leaves: the diagonal is
+        as without them, but at least theirs, and what is added is positive semidefinite at any damping.
+        """
         r, s = self._recipe.curvature, self._state
         if r.kind == "mean_gradient":
             found = Curvature.mean_gradient(gradient)
@@ -170,6 +180,9 @@ class LossEvidence:
                 found = found.plus(samples, self._coherent.scale)
         if not r.couplings:
             found = found.without_couplings()
+        if self._gram is not None:
+            found = found.coupled(row_couplings(block, s.layers, self.diagonal, self._gram))
+            damping = max(damping, 1.0)
         if not damping:
             return found
         diagonal = [self.diagonal.diagonal(name).reshape(-1)[i] for name, i in block.indices.items()]

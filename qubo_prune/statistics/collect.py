@@ -13,6 +13,7 @@ from qubo_prune.layers import Layer
 from qubo_prune.objective import Batch, Objective, label_cotangent
 from qubo_prune.statistics.fisher import CoherentFisher, FisherSamples, KroneckerDiagonal
 from qubo_prune.statistics.gradients import GradientMoments
+from qubo_prune.statistics.input_gram import InputGram
 from qubo_prune.statistics.tape import Tape, frozen
 
 
@@ -38,6 +39,7 @@ def collect(
     diagonal: KroneckerDiagonal | None = None,
     coherent: CoherentFisher | None = None,
     *,
+    gram: InputGram | None = None,
     sampled_labels: torch.Generator | None = None,
     chunk: int | None = None,
     fisher_chunk: int | None = None,
@@ -78,6 +80,8 @@ def collect(
                 if coherent is not None:
                     coherent.add(name, x, g)
                     coherent.scale = float(tokens)
+                if gram is not None:
+                    gram.add(name, x)
 
             one_pass = curved and not two_passes
 
@@ -96,6 +100,8 @@ def collect(
                 for draw in range(1, labels):
                     label = label_cotangent(signals.output, sampled_labels)
                     tape.backward(signals.output, label, curvature, samples, last=draw == labels - 1)
+            if gram is not None:
+                gram.forget()
             total += float(signals.value.sum())
             count += samples
             if curved:

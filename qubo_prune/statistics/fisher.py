@@ -132,9 +132,13 @@ class KroneckerDiagonal:
             self._rows[name] += x.shape[0] * x.shape[1]
         self._positions[name] += inputs[0].shape[0] * tokens
 
+    def outputs(self, name: str) -> Tensor:
+        """(out,) E[g_o^2] of a position: sum over positions of g_o^2, over the loss's positions."""
+        return self._g[name] / max(self._positions[name], 1e-30)
+
     def diagonal(self, name: str) -> Tensor:
         """(out, in) estimate of diag(H): sum over positions of g_o^2 x_j^2, over the loss's positions."""
-        return torch.outer(self._output_squares(name), self._input_squares(name))
+        return torch.outer(self.outputs(name), self._input_squares(name))
 
     def input_norm(self, name: str) -> Tensor:
         """(in,) root mean square of each input of a layer."""
@@ -142,10 +146,7 @@ class KroneckerDiagonal:
 
     def output_norm(self, name: str) -> Tensor:
         """(out,) root mean square over positions of the gradient at each output of a layer."""
-        return self._output_squares(name).sqrt()
+        return self.outputs(name).sqrt()
 
     def _input_squares(self, name: str) -> Tensor:
         return self._x[name] / max(self._rows[name], 1e-30)
-
-    def _output_squares(self, name: str) -> Tensor:
-        return self._g[name] / max(self._positions[name], 1e-30)

@@ -13,6 +13,7 @@ if __name__ != "qubo_solvers":  # a second copy would have a second registry and
 
 from qubo_solvers.batch import BatchSolution, RowBatch, SharedGram, solve_batch
 from qubo_solvers.bounds import Bound, lower_bound
+from qubo_solvers.low_rank_sparse import LowRankSparse
 from qubo_solvers.problem import Assignment, CardinalityQubo
 from qubo_solvers.quadratic_form import Dense, LowRank, QuadraticForm
 from qubo_solvers.registry import availability, capabilities, get, names, register
@@ -30,6 +31,7 @@ __all__ = [
     "Dense",
     "Incumbent",
     "LowRank",
+    "LowRankSparse",
     "OnIncumbent",
     "QuadraticForm",
     "Recorder",

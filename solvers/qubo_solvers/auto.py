@@ -8,6 +8,7 @@ from typing import ClassVar
 from numpy.typing import ArrayLike
 
 from qubo_solvers import flip_search, registry
+from qubo_solvers.low_rank_sparse import LowRankSparse
 from qubo_solvers.problem import CardinalityQubo
 from qubo_solvers.quadratic_form import LowRank
 from qubo_solvers.solution import OnIncumbent, Solution
@@ -29,7 +30,7 @@ def choose(problem: CardinalityQubo, time_limit: float | None) -> tuple[str, str
         return "path_relinking", f"a plain dense problem and {time_limit:g} s: tabu search between elites"
     if problem.radius is not None:
         return "anneal", "a radius around a reference: annealing prices the distance"
-    if isinstance(problem.quadratic, LowRank):
+    if isinstance(problem.quadratic, LowRank | LowRankSparse):
         return "anneal", f"a low-rank form (rank {problem.quadratic.rank}): proposals cost its rank only"
     if time_limit is None:
         return "tabu", "counted groups of a dense problem: swap tabu search"

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from qubo_solvers.low_rank_sparse import LowRankSparse
 from qubo_solvers.problem import CardinalityQubo
 from qubo_solvers.quadratic_form import Dense, LowRank, QuadraticForm
 from qubo_solvers.start import random_start
 
-KINDS = ("dense", "low_rank", "groups", "n_m", "intervals", "plain", "radius", "mixed")
+KINDS = ("dense", "low_rank", "groups", "n_m", "intervals", "plain", "radius", "mixed", "sparse")
 
 
 def random_problem(kind: str, n: int, seed: int = 0) -> CardinalityQubo:
@@ -21,6 +22,7 @@ def random_problem(kind: str, n: int, seed: int = 0) -> CardinalityQubo:
     low_rank   the same with a rank-4 float32 factor   plain      no constraint
     groups     groups of various sizes, exact counts   radius     groups, and at most four flips
     n_m        two of every four                       mixed      low rank, intervals, free ones and a radius
+    sparse     as low_rank, and pairs within each five consecutive variables coupled besides
 
     Raises ValueError on an unknown kind.
     """
@@ -31,9 +33,11 @@ def random_problem(kind: str, n: int, seed: int = 0) -> CardinalityQubo:
     quadratic: QuadraticForm
     if kind in ("low_rank", "mixed"):
         quadratic = LowRank(rng.normal(size=(n, 4)).astype(np.float32), rng.random(n).astype(np.float32))
+    elif kind == "sparse":
+        quadratic = _with_sparse_part(rng, n)
     else:
         quadratic = Dense.symmetrised(rng.normal(size=(n, n)))
-    if kind in ("dense", "low_rank"):
+    if kind in ("dense", "low_rank", "sparse"):
         groups, lower, upper = np.zeros(n, np.int64), np.array([n // 2]), np.array([n // 2])
     elif kind == "n_m":
         groups = np.arange(n) // 4
@@ -48,9 +52,22 @@ def random_problem(kind: str, n: int, seed: int = 0) -> CardinalityQubo:
         lower = rng.integers(0, sizes + 1)
         upper = rng.integers(lower, sizes + 1) if loose else lower
     problem = CardinalityQubo.grouped(quadratic, linear, groups, lower, upper, offset=1.5, name=f"{kind}-{n}")
-    if kind in ("radius", "mixed"):
+    if kind in ("radius", "mixed", "sparse"):
         problem = replace(problem, reference=random_start(problem, rng), radius=4)
     return problem
+
+
+def _with_sparse_part(rng: np.random.Generator, n: int) -> LowRankSparse:
+    """Rank 4 and a diagonal, and half of the pairs within each five consecutive variables, in float32."""
+    row, column = np.triu_indices(n, 1)
+    chosen = np.flatnonzero((row // 5 == column // 5) & (rng.random(len(row)) < 0.5))
+    value = rng.normal(size=len(chosen)).astype(np.float32)
+    i = np.concatenate([row[chosen], column[chosen]])
+    j = np.concatenate([column[chosen], row[chosen]])
+    order = np.lexsort((j, i))
+    start = np.concatenate([[0], np.cumsum(np.bincount(i, minlength=n))])
+    factor, diagonal = rng.normal(size=(n, 4)).astype(np.float32), rng.random(n).astype(np.float32)
+    return LowRankSparse(factor, diagonal, start, j[order].astype(np.int32), np.tile(value, 2)[order])
 
 
 def degenerate_problems() -> Iterator[CardinalityQubo]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from qubo_solvers.kernels.model import row_type
+from qubo_solvers.low_rank_sparse import LowRankSparse
 from qubo_solvers.problem import CardinalityQubo
 from qubo_solvers.quadratic_form import Dense, LowRank, QuadraticForm
 from qubo_solvers.solver import Solver
@@ -19,10 +20,9 @@ _done: set[tuple[str, str, str]] = set()
 def compiled(solver: Solver, problem: CardinalityQubo) -> None:
     """Have every kernel of this solver compiled for the problem's form and dtype; once a process."""
     form = problem.quadratic
-    held = form.matrix if isinstance(form, Dense) else form.factor if isinstance(form, LowRank) else None
-    if held is None:
+    if not isinstance(form, Dense | LowRank | LowRankSparse):
         return
-    dtype = row_type(held.dtype)
+    dtype = row_type(form.matrix.dtype if isinstance(form, Dense) else form.factor.dtype)
     key = (solver.name, type(form).__name__, dtype.__name__)
     if key in _done:
         return

@@ -21,7 +21,7 @@ class CardinalityQubo:
     lower[g] <= sum of x over group g <= upper[g] for each group g, and, where a radius is given,
     Hamming distance(x, reference) <= radius (a swap costs two).
 
-    quadratic        Dense or LowRank, symmetric
+    quadratic        Dense, LowRank or LowRankSparse, symmetric
     linear           (n,) float64
     offset           constant of the energy
     groups           (n,) int32, the group of each variable; -1: in no group (free)

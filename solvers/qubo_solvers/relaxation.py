@@ -38,9 +38,9 @@ class Relaxed(NamedTuple):
 
 
 def applies(model: Model) -> bool:
-    """Whether the relaxation is implemented here: low-rank; with a radius only around a reference that meets
-    exact counts, where the best assignment for a linear cost is a sort."""
-    if not model.low_rank:
+    """Whether the relaxation is implemented here: low-rank without a sparse part; with a radius only
+    around a reference that meets exact counts, where the best assignment for a linear cost is a sort."""
+    if not model.low_rank or model.sparse:
         return False
     if model.radius == UNBOUNDED:
         return True

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from qubo_solvers.low_rank_sparse import LowRankSparse
 from qubo_solvers.problem import CardinalityQubo
 from qubo_solvers.quadratic_form import Dense, LowRank
 from qubo_solvers.solution import Incumbent, OnIncumbent, Solution, Status
@@ -59,9 +60,14 @@ def normalised(problem: CardinalityQubo, e: int) -> Scaled | None:
         return None
     e += e % 2  # even: a factor's part is half of it
     form = problem.quadratic
-    scaled: Dense | LowRank
+    scaled: Dense | LowRank | LowRankSparse
     if isinstance(form, LowRank):
         scaled = LowRank(_times(form.factor, -e // 2), _times(form.extra_diagonal, -e))
+    elif isinstance(form, LowRankSparse):
+        scaled = replace(
+            form, factor=_times(form.factor, -e // 2), extra_diagonal=_times(form.extra_diagonal, -e),
+            value=_times(form.value, -e),
+        )  # fmt: skip
     else:
         scaled = Dense(_times(form.matrix if isinstance(form, Dense) else form.dense(), -e))
     linear = _times(problem.linear, -e)
@@ -71,8 +77,10 @@ def normalised(problem: CardinalityQubo, e: int) -> Scaled | None:
 def exponent(problem: CardinalityQubo) -> int:
     """The least e with every |coefficient| < 2^e (the offset left out); SMALLEST where all are zero."""
     form = problem.quadratic
-    if isinstance(form, LowRank):
+    if isinstance(form, LowRank | LowRankSparse):
         parts = [2 * _exponent(form.factor), _exponent(form.extra_diagonal)]
+        if isinstance(form, LowRankSparse):
+            parts.append(_exponent(form.value))
     else:
         parts = [_exponent(form.matrix if isinstance(form, Dense) else form.dense())]
     return max(SMALLEST, _exponent(problem.linear), *parts)
@@ -81,7 +89,7 @@ def exponent(problem: CardinalityQubo) -> int:
 def refuse_overflow(problem: CardinalityQubo, e: int) -> None:
     """Raises ValueError where energies of the problem, of this `exponent`, could be too large for float64."""
     n = problem.n
-    rank = problem.quadratic.rank if isinstance(problem.quadratic, LowRank) else 1
+    rank = problem.quadratic.rank if isinstance(problem.quadratic, LowRank | LowRankSparse) else 1
     bits = 2 * math.log2(n * max(1, rank) + 1) + 2
     if e + bits >= 1023 or abs(problem.offset) >= 2.0**1023:
         raise ValueError(

@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from qubo_prune.errors import InputError
 from qubo_prune.layers import Layer, prunable_layers
 from qubo_prune.objective import CrossEntropy, CustomLoss, KLToDense, Objective
-from qubo_prune.quadratic import BuiltBlock, Curvature, LossModel, build
+from qubo_prune.quadratic import BuiltBlock, Curvature, LossModel, Sparse, build
 from qubo_prune.statistics.collect import collect, mean_value
 from qubo_prune.statistics.fisher import FisherSamples
 from qubo_prune.statistics.gradients import GradientMoments
 from qubo_prune.statistics.hessian import exact_hessian
 from qubo_prune.statistics.tape import frozen
 from qubo_prune.testing import tiny_gpt2, tiny_llama, tiny_mlp, tiny_tokens
-from qubo_solvers import Dense, LowRank, solve
+from qubo_solvers import Dense, LowRank, LowRankSparse, solve
 
-KINDS = ("fisher", "mean_gradient", "matrix", "diagonal", "damped_fisher", "damped_matrix")
+KINDS = ("fisher", "mean_gradient", "matrix", "diagonal", "damped_fisher", "damped_matrix", "sparse")
 
 
 def loss_model(n: int, seed: int, kind: str = "fisher", **changes: Any) -> LossModel:
@@ -36,6 +36,7 @@ def loss_model(n: int, seed: int, kind: str = "fisher", **changes: Any) -> LossM
         "diagonal": Curvature.fisher(samples).without_couplings(),
         "damped_fisher": Curvature.fisher(samples, 3.0).damped(samples[0].square()).plus(samples[:1], 2.0),
         "damped_matrix": Curvature(matrix=(samples.T @ samples).double()).damped(samples[0].square()),
+        "sparse": Curvature.fisher(samples, 3.0).damped(samples[0].square()).coupled(sparse(n, g)),
     }[kind]
     parts: dict[str, Any] = {
         "kept_value": torch.randn(n, generator=g),
@@ -46,6 +47,15 @@ def loss_model(n: int, seed: int, kind: str = "fisher", **changes: Any) -> LossM
         "rho": 0.3,
     }
     return LossModel(**{**parts, **changes})
+
+
+def sparse(n: int, g: torch.Generator) -> Sparse:
+    """Half of the couplings within each four weights."""
+    upper = torch.randn(n, n, generator=g).triu(1) * (torch.rand(n, n, generator=g) < 0.5)
+    near = torch.arange(n)[:, None] // 4 == torch.arange(n) // 4
+    matrix = (upper + upper.T) * near
+    row, column = matrix.nonzero(as_tuple=True)
+    return Sparse(row, column, matrix[row, column])
 
 
 def one_group(model: LossModel, **options: Any) -> BuiltBlock:
@@ -78,7 +88,8 @@ def test_dense_and_low_rank_agree(n: int, seed: int, kind: str) -> None:
     model = loss_model(n, seed, kind)
     low, high = one_group(model).problem, one_group(model, dense=True).problem
     assert isinstance(high.quadratic, Dense)
-    assert isinstance(low.quadratic, Dense if kind.endswith("matrix") else LowRank)
+    held = Dense if kind.endswith("matrix") else LowRankSparse if kind == "sparse" else LowRank
+    assert isinstance(low.quadratic, held)
     q = high.quadratic.dense()
     assert np.abs(low.quadratic.dense() - q).max() <= 1e-6 * np.abs(q).max()
     assert np.allclose(low.linear, high.linear, rtol=1e-6)
@@ -159,6 +170,7 @@ def test_what_is_not_finite_is_refused_by_name(field: str, bad: float) -> None:
 
 
 def test_wrong_shapes_are_refused_by_name() -> None:
+    one = torch.ones(1, dtype=torch.int64)
     wrong: list[tuple[str, dict[str, Any]]] = [
         ("gradient", {"gradient": torch.zeros(4)}),
         ("mask", {"pruned": torch.zeros(2, dtype=torch.bool)}),
@@ -167,6 +179,9 @@ def test_wrong_shapes_are_refused_by_name() -> None:
         ("curvature", {"curvature": Curvature(factor=torch.zeros(3))}),
         ("a factor or a matrix", {"curvature": Curvature()}),
         ("a factor or a matrix", {"curvature": Curvature(torch.zeros(1, 3), torch.zeros(3, 3))}),
+        ("sparse curvature", {"curvature": Curvature(torch.zeros(1, 3), sparse=Sparse(one, one, one[:0]))}),
+        ("sparse curvature", {"curvature": Curvature(torch.zeros(1, 3), sparse=Sparse(one, one, one / 0))}),
+        ("not to a matrix", {"curvature": Curvature(matrix=torch.zeros(3, 3), sparse=Sparse(one, one, one))}),
         ("gamma", {"gamma": math.nan}),
     ]
     for message, change in wrong:

@@ -8,11 +8,12 @@ from itertools import product
 import numpy as np
 import pytest
 
+from qubo_solvers.low_rank_sparse import LowRankSparse
 from qubo_solvers.problem import CardinalityQubo
 from qubo_solvers.quadratic_form import Dense, LowRank, QuadraticForm
 
 KINDS = ("cardinality", "groups", "interval", "free", "mixed", "radius", "radius_mixed")
-FORMS = ("dense", "lowrank")
+FORMS = ("dense", "lowrank", "sparse")
 
 
 class Small:
@@ -33,6 +34,8 @@ class Small:
         else:
             factor = rng.standard_normal((n, 3)) * np.sqrt(scale)
             quadratic = LowRank(factor.astype(dtype), rng.standard_normal(n) * scale)
+            if form == "sparse":
+                quadratic = Small.with_sparse_part(quadratic, rng, scale)
         linear = rng.standard_normal(n) * scale * 2
         reference, radius = None, None
         half = n // 2
@@ -57,6 +60,17 @@ class Small:
         return CardinalityQubo.grouped(
             quadratic, linear, groups, lower, upper, offset=scale, reference=reference, radius=radius
         )
+
+    @staticmethod
+    def with_sparse_part(form: LowRank, rng: np.random.Generator, scale: float) -> LowRankSparse:
+        """The same with couplings within each four consecutive variables."""
+        n = form.n
+        near = np.arange(n)[:, None] // 4 == np.arange(n) // 4
+        upper = np.triu(2 * scale * rng.standard_normal((n, n)) * near, 1)
+        row, column = (upper + upper.T).nonzero()
+        start = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=n))])
+        value = (upper + upper.T)[row, column]
+        return LowRankSparse(form.factor, form.extra_diagonal, start, column.astype(np.int32), value)
 
     @staticmethod
     def feasible(problem: CardinalityQubo) -> Iterator[np.ndarray]:

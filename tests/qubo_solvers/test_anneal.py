@@ -26,7 +26,7 @@ def test_coupling_strength_follows_the_scale_and_vanishes_without_couplings(smal
     assert Anneal().solve(problem.linear_part()).work["anneals"] == 0
 
 
-@pytest.mark.parametrize("form", ["dense", "lowrank"])
+@pytest.mark.parametrize("form", ["dense", "lowrank", "sparse"])
 def test_beats_descent_where_couplings_matter(small, form):
     problem = small.problem("groups", form, 7, n=300)
     problem = replace(problem, linear=0.1 * problem.linear)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qubo_solvers import CardinalityQubo, Dense, LowRank, random_start, solve
+from qubo_solvers import CardinalityQubo, Dense, LowRank, LowRankSparse, random_start, solve
 from qubo_solvers.bounds import Bound, lower_bound
 from qubo_solvers.bounds.gilmore_lawler import gilmore_lawler
 from qubo_solvers.bounds.linear import least
@@ -55,6 +55,8 @@ def test_nor_where_rounding_matters(kind, n, seed, ratio, dtype, offset):
     if isinstance(form, LowRank):
         scales = np.where(rng.random((n, 1)) < 0.3, np.sqrt(ratio), 1.0)
         form = LowRank((np.rint(2 * form.factor) * scales).astype(np.float64), np.rint(form.extra_diagonal))
+    elif isinstance(form, LowRankSparse):
+        form = replace(form, factor=np.rint(2 * form.factor), value=np.rint(2 * form.value) * ratio)
     elif dtype is np.int64:
         form = Dense(np.rint(2 * form.matrix).astype(np.int64))
     else:
@@ -143,17 +145,20 @@ def test_the_rounding_of_an_energy_is_within_its_bound():
     from fractions import Fraction
 
     rng = np.random.default_rng(5)
-    for kind in ("dense", "low_rank"):
+    for kind in ("dense", "low_rank", "sparse"):
         for seed in range(5):
             problem = random_problem(kind, 12, seed)
             x = random_start(problem, rng)
             ones = np.flatnonzero(x)
             exact = Fraction(problem.offset) + sum(Fraction(float(problem.linear[i])) for i in ones)
             form = problem.quadratic
-            if isinstance(form, LowRank):
+            if isinstance(form, LowRank | LowRankSparse):
                 exact += sum(Fraction(float(form.extra_diagonal[i])) for i in ones)
                 for r in range(form.rank):
                     exact += sum(Fraction(float(form.factor[i, r])) for i in ones) ** 2 / 2
+                if isinstance(form, LowRankSparse):
+                    rest = form.dense() - form.low_rank.dense()
+                    exact += sum(Fraction(float(np.float32(rest[i, j]))) for i in ones for j in ones)
             else:
                 exact += sum(Fraction(float(form.matrix[i, j])) for i in ones for j in ones)
             off = abs(Fraction(problem.energy(x)) - exact)

@@ -10,7 +10,7 @@ from qubo_solvers.problem import CardinalityQubo
 from qubo_solvers.quadratic_form import LowRank
 
 CASES = [(k, f) for k in ("cardinality", "groups", "interval", "free", "mixed", "radius", "radius_mixed")
-         for f in ("dense", "lowrank")]  # fmt: skip
+         for f in ("dense", "lowrank", "sparse")]  # fmt: skip
 
 
 @pytest.mark.parametrize(("kind", "form"), CASES)
@@ -24,7 +24,7 @@ def test_ends_in_a_local_optimum_of_every_move(small, kind, form):
         assert best >= solution.energy - 1e-9
 
 
-@pytest.mark.parametrize("form", ["dense", "lowrank"])
+@pytest.mark.parametrize("form", ["dense", "lowrank", "sparse"])
 def test_larger_groups_with_partial_lists_end_in_a_local_optimum(small, form):
     problem = small.problem("groups", form, 3, n=400)
     solution = Descent().solve(problem)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from qubo_solvers.anneal import Anneal
-from qubo_solvers.kernels import jit, list_tabu
+from qubo_solvers.kernels import jit, list_tabu, moves
 from qubo_solvers.kernels.model import model_of
 from qubo_solvers.local_search import LocalSearch
 from qubo_solvers.problem import CardinalityQubo
@@ -36,6 +36,14 @@ def check(local: LocalSearch) -> None:
         np.testing.assert_allclose(state.fields, problem.fields(x), atol=1e-9)
     else:
         np.testing.assert_allclose(state.y, problem.quadratic.factor.T @ x.astype(float), atol=1e-9)
+        fields = [moves.field_of(local.model, state, i) for i in range(problem.n)]
+        np.testing.assert_allclose(fields, problem.fields(x), atol=1e-9)
+        couplings = problem.quadratic.dense()
+        bounds = local.model.bound[:, None] + local.model.bound
+        np.fill_diagonal(couplings, 0.0)
+        assert (4 * couplings <= bounds + 1e-9).all()
+        pairs = [[moves.pair_of(local.model, i, j) for j in range(5)] for i in range(5)]
+        np.testing.assert_allclose(pairs - np.diag(np.diag(pairs)), 2 * couplings[:5, :5], atol=1e-9)
     if problem.radius is not None:
         assert state.distance[0] == problem.distance(x)
     model = local.model
@@ -47,7 +55,7 @@ def check(local: LocalSearch) -> None:
         assert np.array_equal(x[members] == 1, expected)
 
 
-@pytest.mark.parametrize("form", ["dense", "lowrank"])
+@pytest.mark.parametrize("form", ["dense", "lowrank", "sparse"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_maintained_equals_recomputed(small, kind, form):
     problem = small.problem(kind, form, 1, n=50)
@@ -64,14 +72,14 @@ def test_maintained_equals_recomputed(small, kind, form):
     check(local)
 
 
-@pytest.mark.parametrize("form", ["dense", "lowrank"])
+@pytest.mark.parametrize("form", ["dense", "lowrank", "sparse"])
 def test_fields_stay_exact_over_many_moves(small, form):
     local = loaded(small.problem("mixed", form, 2, n=40))
     list_tabu.shake(local.model, local.state, np.array([7], np.uint64), 200_000)
     check(local)
 
 
-@pytest.mark.parametrize("form", ["dense", "lowrank"])
+@pytest.mark.parametrize("form", ["dense", "lowrank", "sparse"])
 def test_no_coupling_exceeds_its_bound(small, form):
     problem = small.problem("cardinality", form, 3, n=30)
     bound = loaded(problem).model.bound

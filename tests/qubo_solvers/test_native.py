@@ -30,7 +30,7 @@ def name(request):
     return request.param
 
 
-@pytest.mark.parametrize("form", ["dense", "lowrank"])
+@pytest.mark.parametrize("form", ["dense", "lowrank", "sparse"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_finds_the_optimum_of_small_problems(small, name, kind, form):
     for seed in range(4):
@@ -42,7 +42,7 @@ def test_finds_the_optimum_of_small_problems(small, name, kind, form):
         assert solution.status is Status.FEASIBLE
 
 
-@pytest.mark.parametrize("form", ["dense", "lowrank"])
+@pytest.mark.parametrize("form", ["dense", "lowrank", "sparse"])
 def test_same_seed_and_budget_give_the_same_answer(small, name, form):
     problem = small.problem("mixed", form, 2, n=60)
     first, again = (SOLVERS[name](**SHORT[name]).solve(problem, seed=3) for _ in range(2))
@@ -50,7 +50,7 @@ def test_same_seed_and_budget_give_the_same_answer(small, name, form):
     assert first.work == again.work
 
 
-@pytest.mark.parametrize("form", ["dense", "lowrank"])
+@pytest.mark.parametrize("form", ["dense", "lowrank", "sparse"])
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 def test_scale_changes_nothing(small, name, form, scale):
     plain = small.problem("groups", form, 1, n=30)
@@ -60,7 +60,7 @@ def test_scale_changes_nothing(small, name, form, scale):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["dense", "lowrank"])
+@pytest.mark.parametrize("form", ["dense", "lowrank", "sparse"])
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
 def test_float32_matrices_give_the_optimum_at_any_scale(small, name, form, scale):
     problem = small.problem("groups", form, 1, n=10, scale=scale, dtype=np.float32)
@@ -114,7 +114,7 @@ def test_large_groups_and_many_groups(name):
     assert (problem.counts(solution.assignment) == 2).all()
 
 
-@pytest.mark.parametrize("form", ["dense", "lowrank"])
+@pytest.mark.parametrize("form", ["dense", "lowrank", "sparse"])
 def test_time_limit_is_kept_and_the_callback_stops(name, form):
     rng = np.random.default_rng(0)
     n = 2000 if form == "dense" else 50_000

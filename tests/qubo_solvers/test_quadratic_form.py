@@ -1,11 +1,20 @@
-"""Dense and LowRank are the same operator as the matrix they write out."""
+"""Dense, LowRank and LowRankSparse are the same operator as the matrix they write out."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qubo_solvers import Dense, LowRank, QuadraticForm
+from qubo_solvers import Dense, LowRank, LowRankSparse, QuadraticForm
+
+
+def sparse(rng: np.random.Generator, n: int, dtype: type) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(start, column, value) of a random symmetric matrix with a zero diagonal, about half of it zero."""
+    upper = np.triu(rng.normal(size=(n, n)) * (rng.random((n, n)) < 0.5), 1).astype(dtype)
+    matrix = upper + upper.T
+    row, column = matrix.nonzero()
+    start = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=n))])
+    return start, column, matrix[row, column]
 
 
 @st.composite
@@ -13,9 +22,11 @@ def forms(draw: st.DrawFn) -> QuadraticForm:
     n = draw(st.integers(1, 12))
     rng = np.random.default_rng(draw(st.integers(0, 10**6)))
     dtype = draw(st.sampled_from([np.float64, np.float32]))
-    if draw(st.booleans()):
+    kind = draw(st.sampled_from(["dense", "low_rank", "sparse"]))
+    if kind != "dense":
         rank = draw(st.integers(0, 4))
-        return LowRank(rng.normal(size=(n, rank)).astype(dtype), rng.normal(size=n).astype(dtype))
+        low_rank = rng.normal(size=(n, rank)).astype(dtype), rng.normal(size=n).astype(dtype)
+        return LowRank(*low_rank) if kind == "low_rank" else LowRankSparse(*low_rank, *sparse(rng, n, dtype))
     return Dense(Dense.symmetrised(rng.normal(size=(n, n))).matrix.astype(dtype))
 
 
@@ -66,3 +77,22 @@ def test_low_rank_refuses():
         LowRank(np.zeros((3, 2)), np.zeros(2))
     with pytest.raises(ValueError, match="NaN"):
         LowRank(np.full((3, 2), np.inf), np.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("start", "column", "value", "what"),
+    [
+        ([0, 1, 2], [1, 0], [1.0, 1.0], r"start \(4,\)"),
+        ([0, 1, 2, 3], [1, 0], [1.0, 1.0], "ascend from 0 to its 2 values"),
+        ([0, 2, 1, 2], [1, 0], [1.0, 1.0], "ascend from 0 to its 2 values"),
+        ([0, 1, 2, 2], [1, 3], [1.0, 1.0], r"lie in 0\.\.2"),
+        ([0, 1, 2, 2], [1, 0], [1.0, np.nan], "NaN"),
+        ([0, 2, 3, 4], [2, 1, 0, 0], [1.0, 1.0, 1.0, 1.0], "within each row"),
+        ([0, 1, 2, 2], [1, 0], [1.0, 2.0], "not symmetric"),
+        ([0, 1, 1, 1], [1], [1.0], "not symmetric"),
+        ([0, 1, 1, 1], [0], [1.0], "on its diagonal"),
+    ],
+)
+def test_sparse_refuses(start, column, value, what):
+    with pytest.raises(ValueError, match=what):
+        LowRankSparse(np.zeros((3, 2)), np.zeros(3), np.array(start), np.array(column), np.array(value))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qubo_solvers import CardinalityQubo, Dense, LowRank, Solution, Status
+from qubo_solvers import CardinalityQubo, Dense, LowRank, LowRankSparse, Solution, Status
 from qubo_solvers.generate import random_problem
 from qubo_solvers.scaling import SMALLEST, exponent, normalised, refuse_overflow
 from qubo_solvers.solution import Incumbent, relative_gap
@@ -26,12 +26,15 @@ def test_problems_of_a_comfortable_size_are_left_alone():
 
 
 @pytest.mark.parametrize("power", [-1040, -500, 500, 1000])
-@pytest.mark.parametrize("low_rank", [False, True])
-def test_there_and_back(power, low_rank):
+@pytest.mark.parametrize("kind", ["dense", "low_rank", "sparse"])
+def test_there_and_back(power, kind):
     scale = float(np.ldexp(1.0, power))
     whole = np.rint(8 * MATRIX)
-    if low_rank:
+    if kind != "dense":
         form = LowRank(np.rint(4 * MATRIX[:, :2]) * float(np.ldexp(1.0, power // 2)), whole[0] * scale)
+        if kind == "sparse":
+            pair = np.full(2, 3 * scale)
+            form = LowRankSparse(form.factor, form.extra_diagonal, [0, 1, 1, 1, 1, 2, 2], [4, 0], pair)
     else:
         form = Dense(whole * scale)
     problem = CardinalityQubo.cardinality(form, np.rint(8 * LINEAR) * scale, 3, offset=3 * scale)

@@ -11,7 +11,7 @@ from qubo_solvers.solution import Status
 from qubo_solvers.tabu import Tabu
 
 
-@pytest.mark.parametrize("form", ["dense", "lowrank"])
+@pytest.mark.parametrize("form", ["dense", "lowrank", "sparse"])
 @pytest.mark.parametrize("kind", ["groups", "free", "radius_mixed"])
 def test_escapes_the_local_optima_of_descent(small, kind, form):
     problem = small.problem(kind, form, 11, n=120)

@@ -9,6 +9,7 @@ import numpy as np
 
 from qubo_solvers import formats
 from qubo_solvers.generate import KINDS, random_problem
+from qubo_solvers.low_rank_sparse import LowRankSparse
 from qubo_solvers.palubeckis import palubeckis
 from qubo_solvers.problem import CardinalityQubo
 from qubo_solvers.quadratic_form import Dense, LowRank
@@ -55,6 +56,8 @@ def problem_hash(problem: CardinalityQubo) -> str:
         parts = [form.matrix]
     elif isinstance(form, LowRank):
         parts = [form.factor, form.extra_diagonal]
+    elif isinstance(form, LowRankSparse):
+        parts = [form.factor, form.extra_diagonal, form.start, form.column, form.value]
     else:
         parts = [form.dense()]
     parts += [problem.linear, problem.groups, problem.lower, problem.upper]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from qubo_solvers.low_rank_sparse import LowRankSparse
 from qubo_solvers.problem import CardinalityQubo
 from qubo_solvers.quadratic_form import Dense, Float, LowRank
 
@@ -35,10 +36,13 @@ def evaluation_error(problem: CardinalityQubo) -> float:
     n = problem.n
     with np.errstate(over="ignore", invalid="ignore"):
         rest = float(np.abs(problem.linear).sum()) + abs(problem.offset)
-        if isinstance(form, LowRank):
+        if isinstance(form, LowRank | LowRankSparse):
             columns = np.abs(form.factor).sum(axis=0, dtype=np.float64)
             mass = 0.5 * float(columns @ columns) + float(np.abs(form.extra_diagonal).sum(dtype=np.float64))
             operations, products = 2 * n + form.rank + 10, n * (form.rank + 1)
+            if isinstance(form, LowRankSparse):
+                mass += float(np.abs(form.value).sum(dtype=np.float64))
+                operations, products = operations + n + 1, products + len(form.value)
         else:
             mass = float(row_sums(problem).sum())
             operations, products = 2 * n + 10, 0

@@ -1,8 +1,9 @@
 """The project's own format: a numpy .npz holding everything of a CardinalityQubo, low-rank factors included.
 
 Arrays: format (version 1), either matrix (n, n), or factor (n, rank) and extra_diagonal (n,), in the dtype
-they have; linear, offset, groups, lower, upper, objective_scale; reference (n,) and radius where there are;
-name and metadata (JSON) as text. No pickles are written or read.
+they have, with start, column and value where a sparse part is added (see LowRankSparse); linear, offset,
+groups, lower, upper, objective_scale; reference (n,) and radius where there are; name and metadata (JSON) as
+text. No pickles are written or read.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from qubo_solvers.low_rank_sparse import LowRankSparse
 from qubo_solvers.problem import CardinalityQubo
 from qubo_solvers.quadratic_form import Dense, LowRank, QuadraticForm
 
@@ -44,8 +46,10 @@ def write(problem: CardinalityQubo, path: Path, metadata: dict[str, Any] | None 
         "name": np.str_(problem.name),
         "metadata": np.str_(json.dumps(metadata or {})),
     }
-    if isinstance(problem.quadratic, LowRank):
+    if isinstance(problem.quadratic, LowRank | LowRankSparse):
         arrays |= {"factor": problem.quadratic.factor, "extra_diagonal": problem.quadratic.extra_diagonal}
+        if isinstance(problem.quadratic, LowRankSparse):
+            arrays |= {key: getattr(problem.quadratic, key) for key in ("start", "column", "value")}
     elif isinstance(problem.quadratic, Dense):
         arrays["matrix"] = problem.quadratic.matrix
     else:
@@ -65,7 +69,10 @@ def _load(path: Path) -> tuple[CardinalityQubo, dict[str, Any]]:
         if int(found["format"]) != VERSION:
             raise ValueError(f"format version {int(found['format'])}, this reader knows {VERSION}")
         quadratic: QuadraticForm
-        if "factor" in found:
+        if "start" in found:
+            keys = ("factor", "extra_diagonal", "start", "column", "value")
+            quadratic = LowRankSparse(*(found[key] for key in keys))
+        elif "factor" in found:
             quadratic = LowRank(found["factor"], found["extra_diagonal"])
         else:
             quadratic = Dense(found["matrix"])

@@ -8,7 +8,7 @@ import numpy as np
 
 from qubo_solvers.kernels.jit import kernel
 from qubo_solvers.kernels.model import Floats, Ids, Ints, Model, Random, State
-from qubo_solvers.kernels.moves import field_of, flip, pair_of, swap, toward
+from qubo_solvers.kernels.moves import beside_of, field_of, flip, pair_of, swap, toward
 from qubo_solvers.kernels.random import uniform
 
 LEVELS = 8  # temperatures' worth of cost that annealing still proposes, and sorts its pool by
@@ -159,6 +159,8 @@ def anneal(
                 for r in range(model.rows.shape[1]):
                     apart = np.float64(model.rows[j, r]) - np.float64(model.rows[i, r])
                     delta += apart * (state.y[r] + 0.5 * apart)
+                if model.sparse:
+                    delta += state.fields[j] - state.fields[i] - beside_of(model, i, j)
             else:
                 delta = state.fields[j] - state.fields[i]
                 if delta - model.bound[i] + price * away >= limit:

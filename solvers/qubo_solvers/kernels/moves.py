@@ -20,17 +20,40 @@ def field_of(model: Model, state: State, i: int) -> float:
     total = 0.0
     for r in range(model.rows.shape[1]):
         total += model.rows[i, r] * state.y[r]
-    return float(model.linear[i] + total + (0.5 - state.x[i]) * model.bound[i])
+    if model.sparse:
+        total += state.fields[i]
+    return float(model.linear[i] + total + (0.5 - state.x[i]) * model.own[i])
+
+
+@kernel
+def beside_of(model: Model, i: int, j: int) -> float:
+    """The pair of i and j in the sparse part, found by bisection; 0 where there is none."""
+    lo, end = model.begins[i], model.begins[i + 1]
+    hi = end
+    while lo < hi:
+        middle = (lo + hi) // 2
+        if model.beside[middle] < j:
+            lo = middle + 1
+        else:
+            hi = middle
+    return float(model.by[lo]) if lo < end and model.beside[lo] == j else 0.0
 
 
 @kernel
 def pair_of(model: Model, i: int, j: int) -> float:
     if not model.low_rank:
         return float(2.0 * model.rows[i, j])
-    total = 0.0
+    total = beside_of(model, i, j) if model.sparse else 0.0
     for r in range(model.rows.shape[1]):
         total += np.float64(model.rows[i, r]) * np.float64(model.rows[j, r])
     return total
+
+
+@kernel
+def spread(model: Model, state: State, i: int, sign: float) -> None:
+    """What turning variable i by `sign` does to the sparse part's fields."""
+    for s in range(model.begins[i], model.begins[i + 1]):
+        state.fields[model.beside[s]] += sign * model.by[s]
 
 
 @kernel
@@ -49,6 +72,9 @@ def swap(model: Model, state: State, i: int, j: int, delta: float) -> None:
     if model.low_rank:
         for r in range(rows.shape[1]):
             state.y[r] += np.float64(rows[j, r]) - np.float64(rows[i, r])
+        if model.sparse:
+            spread(model, state, j, 1.0)
+            spread(model, state, i, -1.0)
     else:
         old_i, old_j, pair = fields[i], fields[j], 2.0 * rows[i, j]
         for v in range(rows.shape[1]):
@@ -70,6 +96,8 @@ def flip(model: Model, state: State, i: int, delta: float) -> None:
     if model.low_rank:
         for r in range(rows.shape[1]):
             state.y[r] += sign * rows[i, r]
+        if model.sparse:
+            spread(model, state, i, sign)
     else:
         old = fields[i]
         for v in range(rows.shape[1]):
@@ -162,13 +190,21 @@ def load(model: Model, state: State, x: Assignment) -> None:
         state.place[i] = slot
     if model.low_rank:
         state.y[:] = 0.0
+        state.fields[:] = 0.0
         for i in range(n):
             total = 0.0
             for r in range(model.rows.shape[1]):
                 v = np.float64(model.rows[i, r])
                 total += v * v
                 state.y[r] += x[i] * v
-            model.bound[i] = total
+            model.own[i] = total
+            if model.sparse:
+                largest = 0.0
+                for s in range(model.begins[i], model.begins[i + 1]):
+                    largest = max(largest, model.by[s])
+                model.bound[i] = total + largest
+                if x[i] == 1:
+                    spread(model, state, i, 1.0)
     else:
         state.fields[:] = model.linear
 
