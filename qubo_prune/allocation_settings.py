@@ -41,6 +41,10 @@ class AlphaPruning(_Part):
     epsilon: float = Field(
         0.3, ge=0, le=1, description="the paper's tau: rates from 1 - epsilon to 1 + epsilon, times a factor"
     )
+    search: list[Annotated[float, Field(ge=0, le=1)]] = Field(
+        default_factory=list,
+        description="values of epsilon to try; that of the first mask with the least accepting loss is taken",
+    )
     per: Per = Field(
         "block", description="a rate for each block, each matrix, or for blocks and then matrices within them"
     )
@@ -91,6 +95,10 @@ class Owl(_Part):
     spread: float = Field(
         0.08, ge=0, le=0.5, description="the paper's lambda: rates differ by twice this at most"
     )
+    search: list[Annotated[float, Field(ge=0, le=1)]] = Field(
+        default_factory=list,
+        description="values of spread to try; that of the first mask with the least accepting loss is taken",
+    )
     per: Literal["block", "matrix"] = Field("block", description="what outliers are counted over")
     floor: float = Field(0.0, ge=0, lt=1, description="least share of a layer to prune")
     ceiling: float = Field(0.99, gt=0, le=1, description="largest share of a layer to prune")
@@ -107,6 +115,10 @@ class Fisher(_Part):
     method: Literal["fisher"] = "fisher"
     strength: float = Field(
         0.7, ge=0, le=1, description="0: the same rate everywhere; 1: one threshold over all layers' scores"
+    )
+    search: list[Annotated[float, Field(ge=0, le=1)]] = Field(
+        default_factory=list,
+        description="strengths to try; that of the first mask with the least accepting loss is taken",
     )
     floor: float = Field(0.0, ge=0, lt=1, description="least share of a layer to prune")
     ceiling: float = Field(0.99, gt=0, le=1, description="largest share of a layer to prune")
@@ -182,6 +194,8 @@ class Besa(_Part):
     def _consistent(self) -> Besa:
         if isinstance(self.between, AlphaPruning) and self.between.group is not None:
             raise ValueError("between blocks there is no N:M pattern: leave between.group out")
+        if not isinstance(self.between, Uniform) and self.between.search:
+            raise ValueError("between.search: a first mask is only there once besa is done: leave it out")
         _check_bounds(self.floor, self.ceiling)
         return self
 

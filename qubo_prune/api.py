@@ -9,26 +9,31 @@ In place, on any nn.Module and any batches; no global state, no output. The shel
 from __future__ import annotations
 
 import itertools
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import qubo_solvers
-from qubo_prune.allocation import Allocation, Observed, allocate, check_allocation
-from qubo_prune.allocation_settings import Besa, Fisher
+from qubo_prune.allocation import Observed, check_allocation
+from qubo_prune.allocation.search import tried
 from qubo_prune.calibration import Calibration
+from qubo_prune.data import Data as Data
 from qubo_prune.errors import InputError
-from qubo_prune.initial import METHODS, Evidence, initial_masks
+from qubo_prune.initial import initial_masks
 from qubo_prune.layer_phases import rows, sparsegpt, weighing
 from qubo_prune.layers import Layer, prunable_layers
-from qubo_prune.objective import Batch, CrossEntropy, CustomLoss, KLToDense, Objective, batch_size
-from qubo_prune.patterns import Pattern
+from qubo_prune.objective import Batch, CrossEntropy, CustomLoss, KLToDense, Objective
+from qubo_prune.preparation import (
+    collect_evidence,
+    forward_pass,
+    importance_of,
+    pattern_of,
+    share_out,
+    statistics_batches,
+)
 from qubo_prune.progress import Counted, OnProgress, Progress
 from qubo_prune.provenance import peak_memory_bytes, provenance
 from qubo_prune.recipe import Recipe
@@ -37,47 +42,9 @@ from qubo_prune.report import PruneReport
 from qubo_prune.rounds import Clock, Rounds
 from qubo_prune.sequential import LayerRecord
 from qubo_prune.state import PruneState
-from qubo_prune.statistics.collect import collect, mean_value
-from qubo_prune.statistics.fisher import KroneckerDiagonal
-from qubo_prune.statistics.gradients import GradientMoments
-from qubo_prune.statistics.gram import InputMoments, collect_norms
-from qubo_prune.statistics.label_pass import collect_diagonal
-from qubo_prune.statistics.tape import frozen
+from qubo_prune.statistics.collect import mean_value
 
 Loss = Callable[[nn.Module, Batch], Tensor]
-
-
-@dataclass(frozen=True)
-class Data:
-    """Batches of the three disjoint ranges; `report` may be empty (then no figure is reported)."""
-
-    calibrate: Sequence[Batch]
-    accept: Sequence[Batch]
-    report: Sequence[Batch] = ()
-
-    @classmethod
-    def of(cls, calibration: Calibration | Data | Tensor | Iterable[Batch], batch: int) -> Data:
-        """From token windows, from three ranges of batches, or from any finite iterable of batches.
-
-        A plain iterable is cut in order: the last eighth (at least one batch) reports, the eighth before it
-        accepts, the rest calibrates; it needs at least three batches. A tensor holds samples, cut into
-        batches of `batch`.
-        """
-        if isinstance(calibration, Data | Calibration):
-            c = calibration
-            data = cls(*(_batches(part, batch) for part in (c.calibrate, c.accept, c.report)))
-        else:
-            batches = _batches(calibration, batch)
-            if 0 < len(batches) < 3:
-                raise InputError(
-                    f"calibration has {len(batches)} batches: give at least 3 (calibrate, accept, report), "
-                    "or a qubo_prune.Data with the three ranges"
-                )
-            part = max(1, len(batches) // 8)
-            data = cls(batches[: -2 * part], batches[-2 * part : -part], batches[-part:])
-        if not len(data.calibrate):
-            raise InputError("calibration is empty: give at least one batch to calibrate on")
-        return data
 
 
 def prune(
@@ -129,20 +96,21 @@ def prune(
             figures["dense"] = mean_value(model, report_pairs, objective)
         clock.lap("dense")
         say(Progress("statistics"))
-        evidence = _evidence(state, objective, data, recipe, say)
+        evidence = collect_evidence(state, objective, data, recipe, say)
         clock.lap("statistics")
         say(Progress("allocation"))
         observed = Observed(
-            model, _forward(model, objective), _statistics_batches(data, recipe), objective, evidence.diagonal
-        )
-        allocation = _allocation(layers, recipe, observed, say)
+            model, forward_pass(model, objective), statistics_batches(data, recipe), objective,
+            evidence.diagonal, evidence.moments,
+        )  # fmt: skip
+        allocation = share_out(state, objective, data, recipe, observed, evidence, say)
         clock.lap("allocation")
         say(Progress("first mask"))
         walks: dict[str, list[LayerRecord]] = {}
         over_all = recipe.initial.granularity == "global"  # then the scores share out the budget
         if recipe.initial.method == "sparsegpt":
             walks["sparsegpt"] = sparsegpt(
-                state, _forward(model, objective), _statistics_batches(data, recipe), recipe, allocation,
+                state, forward_pass(model, objective), statistics_batches(data, recipe), recipe, allocation,
                 weigh, say,
             )  # fmt: skip
         else:
@@ -161,7 +129,7 @@ def prune(
         tell("initial", model)
         clock.lap("on_masks")
         if recipe.rows is not None:
-            run, batches = _forward(model, objective), _statistics_batches(data, recipe)
+            run, batches = forward_pass(model, objective), statistics_batches(data, recipe)
             walks["rows"] = rows(state, run, batches, recipe.rows, allocation, recipe.seed, weigh, say)
             clock.lap("rows")
             counted = Counted(report_pairs, "loss after the row problems", say)
@@ -170,9 +138,9 @@ def prune(
             tell("rows", model)
             clock.lap("on_masks")
         rounds = Rounds(
-            state, objective, recipe, _forward(model, objective), _endless(data.calibrate),
-            _statistics_batches(data, recipe), data.accept, report_pairs,
-            None if evidence.moments is None else _importance(state, evidence), allocation.group,
+            state, objective, recipe, forward_pass(model, objective), _endless(data.calibrate),
+            statistics_batches(data, recipe), data.accept, report_pairs,
+            None if evidence.moments is None else importance_of(state, evidence), allocation.group,
             None if export_blocks is None else Path(export_blocks), weigh, say, tell, clock, figures, walks,
         )  # fmt: skip
         result = rounds.run()
@@ -195,22 +163,6 @@ def _objective(recipe: Recipe, loss: Loss | Objective | None) -> Objective:
     return CustomLoss(loss) if not hasattr(loss, "signals") else loss  # type: ignore[return-value]
 
 
-def _allocation(layers: dict[str, Layer], recipe: Recipe, observed: Observed, say: OnProgress) -> Allocation:
-    """How much to prune in each layer, and in groups of which size."""
-    if (pattern := _pattern(recipe)) is not None:
-        sizes = {name: layer.numel for name, layer in layers.items()}
-        return Allocation("uniform", pattern.counts(layers), sizes, pattern.group)
-    return allocate(
-        layers, recipe.sparsity, recipe.allocation,
-        on_layer=lambda done, total: say(Progress("allocation", done, total)), observed=observed,
-    )  # fmt: skip
-
-
-def _pattern(recipe: Recipe) -> Pattern | None:
-    """The N:M pattern of a recipe."""
-    return None if recipe.pattern is None else Pattern.parse(recipe.pattern)
-
-
 def check(
     model: nn.Module,
     calibration: Calibration | Data | Tensor | Iterable[Batch],
@@ -223,7 +175,7 @@ def check(
     refine = recipe.refine
     data = Data.of(calibration, refine.batch if refine else 1)
     again = recipe.reconstruct
-    if again is not None and len(_statistics_batches(data, recipe)) < 2:
+    if again is not None and len(statistics_batches(data, recipe)) < 2:
         raise InputError(
             "reconstruction holds one calibration batch out to judge by: give at least two (smaller batches, "
             "or more calibration.windows)"
@@ -242,7 +194,9 @@ def check(
     if not 0 < round(total * recipe.sparsity) < total:
         raise InputError(f"sparsity {recipe.sparsity} of {total} weights prunes none or all of them")
     check_allocation(layers, recipe.sparsity, recipe.allocation)
-    if (pattern := _pattern(recipe)) is not None:
+    if tried(recipe.allocation) and not len(data.accept):
+        raise InputError("allocation.search goes by the accepting loss: give accepting batches")
+    if (pattern := pattern_of(recipe)) is not None:
         pattern.check_layers(layers)
     if export_blocks is not None:
         folder = Path(export_blocks)
@@ -259,75 +213,6 @@ def check_solver(recipe: Recipe) -> None:
         able, reason = qubo_solvers.availability(refine.solver.name)
         if not able:
             raise InputError(f"solver {solver.name!r} is not available: {reason}")
-
-
-def _evidence(
-    state: PruneState, objective: Objective, data: Data, recipe: Recipe, say: OnProgress
-) -> Evidence:
-    """Input moments for Wanda scores and the mask's boundary; mean gradients where the first mask needs
-    them."""
-    method = METHODS.get(recipe.initial.method)
-    need = None if method is None else method.needs
-    batches = Counted(_statistics_batches(data, recipe), "statistics", say)
-    moments: InputMoments | None = None
-    if need in ("moments", "diagonal") or (recipe.refine is not None and recipe.refine.steps):
-        with frozen(state.model):
-            moments = collect_norms(_forward(state.model, objective), state.layers, batches)
-    gradients: dict[str, Tensor] = {}
-    if need == "gradients":
-        # at the dense weights the KL to the dense model has no gradient: the language loss has
-        slope = CrossEntropy(objective.logits) if isinstance(objective, KLToDense) else objective
-        found = GradientMoments(state.layers)
-        collect(state.model, state.layers, [(b, None) for b in batches], slope, found)
-        gradients = {name: found.mean(name) for name in state.layers}
-    diagonal: KroneckerDiagonal | None = None
-    if need == "diagonal" or _shares_by_fisher(recipe):
-        few = Counted(_statistics_batches(data, recipe, fisher=True), "Fisher of the dense model", say)
-        diagonal = collect_diagonal(state.model, state.layers, few, objective, recipe.seed)
-    return Evidence(moments, gradients, diagonal, recipe.initial.output_power, recipe.seed)
-
-
-def _shares_by_fisher(recipe: Recipe) -> bool:
-    rule = recipe.allocation
-    return isinstance(rule, Fisher) or (isinstance(rule, Besa) and isinstance(rule.between, Fisher))
-
-
-def _statistics_batches(data: Data, recipe: Recipe, *, fisher: bool = False) -> list[Batch]:
-    """The first calibration batches, of as many windows as the recipe's statistics (or its Fisher) take."""
-    windows = recipe.calibration.windows
-    if fisher:
-        windows = min(windows, recipe.calibration.fisher_windows or math.ceil(windows / 4))
-    count = max(1, windows // max(1, batch_size(data.calibrate[0], unknown=1)))
-    return list(itertools.islice(data.calibrate, count))
-
-
-def _forward(model: nn.Module, objective: Objective) -> Callable[[Batch], Any]:
-    """A forward pass of one batch: only the objective knows how its batches enter the model."""
-    if isinstance(objective, KLToDense | CrossEntropy):
-        return lambda batch: objective.logits(model, batch)
-    if objective.needs_teacher:
-        return lambda batch: objective.teacher(model, batch)
-    return lambda batch: objective.value(model, batch, None)
-
-
-def _importance(state: PruneState, evidence: Evidence) -> Callable[[str], Tensor]:
-    """Wanda scores at the kept values: how far a weight is from the boundary of the mask."""
-    assert evidence.moments is not None
-    norms = {name: evidence.moments.norm(name).float() for name in state.layers}
-    return lambda name: state.kept_values[name].float().abs() * norms[name]
-
-
-def _batches(source: Tensor | Iterable[Batch], batch: int) -> Sequence[Batch]:
-    """A tensor of samples in pieces of `batch`; any other sequence or iterable of batches as it is."""
-    if isinstance(source, str | Mapping):
-        raise InputError(f"calibration is one {type(source).__name__}: give a list of batches")
-    if not isinstance(source, Tensor):
-        return source if isinstance(source, Sequence) else list(source)
-    if not source.numel():
-        return []
-    if source.dim() < 2:
-        raise InputError(f"calibration has shape {tuple(source.shape)}: give token windows (n, length)")
-    return list(torch.split(source, batch))
 
 
 def _endless(batches: Sequence[Batch]) -> Iterator[Batch]:

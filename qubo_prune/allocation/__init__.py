@@ -26,16 +26,6 @@ def _uniform(
     return Allocation("uniform", uniform.allocate(layers, sparsity), sizes)
 
 
-def _alphapruning(
-    layers: Mapping[str, Layer], sparsity: float, settings: AllocationSettings, on_layer: OnLayer | None
-) -> Allocation:
-    assert isinstance(settings, AlphaPruning)
-    found = alphapruning.spectra(
-        layers, tail=settings.tail, published_peak=settings.published_peak, on_layer=on_layer
-    )
-    return alphapruning.allocate(layers, sparsity, settings, found)
-
-
 def _given(
     layers: Mapping[str, Layer], sparsity: float, settings: AllocationSettings, on_layer: OnLayer | None
 ) -> Allocation:
@@ -44,8 +34,8 @@ def _given(
     return given.allocate(layers, sparsity, rates or {}, rescale=settings.rescale)
 
 
-METHODS: dict[str, Method] = {"uniform": _uniform, "alphapruning": _alphapruning, "given": _given}
-"""Every rule that needs the weights at most, by name."""
+METHODS: dict[str, Method] = {"uniform": _uniform, "given": _given}
+"""The rules that look at nothing but sizes, by name."""
 
 
 def allocate(
@@ -59,9 +49,16 @@ def allocate(
     """How many weights to prune in each layer, by the rule that `settings.method` names.
 
     The total is `prune_count` of all weights together; with a pattern N:M, as near to it as that allows.
-    Weights are not changed. observed: what owl, fisher and besa look at. InputError: as the rule's own
-    function says.
+    Weights are not changed. observed: what owl, fisher and besa look at. A rule's `search` is left to
+    `allocation.search`. InputError: as the rule's own function says.
     """
+    if isinstance(settings, AlphaPruning):
+        found = None if observed is None else observed.spectra
+        if found is None:
+            found = alphapruning.spectra(
+                layers, tail=settings.tail, published_peak=settings.published_peak, on_layer=on_layer
+            )
+        return alphapruning.allocate(layers, sparsity, settings, found)
     if isinstance(settings, Owl):
         return owl.allocate(layers, sparsity, settings, needed(observed, "owl"), on_layer)
     if isinstance(settings, Fisher):

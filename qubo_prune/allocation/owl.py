@@ -12,14 +12,14 @@ from qubo_prune.allocation.mapping import blocks_of
 from qubo_prune.allocation.projection import project_counts
 from qubo_prune.allocation.result import Allocation
 from qubo_prune.allocation_settings import Owl
-from qubo_prune.initial import wanda
+from qubo_prune.initial import InputNorms, wanda
 from qubo_prune.layers import Layer
 from qubo_prune.selection import prune_count
-from qubo_prune.statistics.gram import InputMoments, collect_norms
+from qubo_prune.statistics.gram import collect_norms
 from qubo_prune.statistics.tape import frozen
 
 
-def outlier_share(layers: Mapping[str, Layer], moments: InputMoments, multiple: float) -> float:
+def outlier_share(layers: Mapping[str, Layer], moments: InputNorms, multiple: float) -> float:
     """Share of the weights of these layers whose |w| ||x|| is above `multiple` times the mean over all.
 
     The paper's layerwise outlier distribution (Section 3.2), over the layers together.
@@ -62,8 +62,10 @@ def allocate(
     InputError: as for `check`, and layers that the batches do not reach.
     """
     check(layers, sparsity, settings)
-    with frozen(observed.model):
-        moments = collect_norms(observed.forward, layers, observed.batches)
+    moments = observed.moments
+    if moments is None:
+        with frozen(observed.model):
+            moments = collect_norms(observed.forward, layers, observed.batches)
     groups = blocks_of(list(layers)) if settings.per == "block" else {name: [name] for name in layers}
     shares: dict[str, float] = {}
     done = 0
