@@ -393,8 +393,8 @@ def _check_gram(c: CurvatureChoice) -> None:
 def builtin_recipes() -> dict[str, str]:
     """Name -> YAML text of the recipes that ship with the package."""
     folder = resources.files("qubo_prune") / "recipes"
-    files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
-    return {f.name.removesuffix(".yaml"): f.read_text() for f in files}
+    found = {f.name.removesuffix(".yaml"): f for f in folder.iterdir() if f.name.endswith(".yaml")}
+    return {name: found[name].read_text() for name in sorted(found)}
 
 
 def _path(location: tuple[int | str, ...]) -> tuple[int | str, ...]:

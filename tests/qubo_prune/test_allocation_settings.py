@@ -80,7 +80,7 @@ def test_overrides() -> None:
         ),
         (
             {"allocation": {"method": "besa", "quantise": {"bits": 4}}, "reconstruct": {}},
-            "reconstruction would leave the grids",
+            "reconstruct would leave the grids",
         ),
         (
             {"allocation": "alphapruning", "pattern": "2:4"},

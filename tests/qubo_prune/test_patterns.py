@@ -18,12 +18,14 @@ from qubo_prune.initial import METHODS, Evidence, initial_masks
 from qubo_prune.layers import prunable_layers
 from qubo_prune.mask_file import load_masks
 from qubo_prune.masks import verify
+from qubo_prune.objective import KLToDense
 from qubo_prune.patterns import Pattern
 from qubo_prune.recipe import Recipe
 from qubo_prune.refine import icbs
 from qubo_prune.refine.pairs import best_group_pairs, block_of_pairs
 from qubo_prune.saving import save_model
 from qubo_prune.statistics.gram import collect_norms
+from qubo_prune.statistics.label_pass import collect_diagonal
 from qubo_prune.testing import TINY_MODELS, tiny_gpt2, tiny_llama, tiny_mlp, tiny_tokenizer, tiny_tokens
 
 SMALL: dict[str, Any] = {
@@ -71,9 +73,11 @@ def test_first_masks_are_the_best_of_every_group(method: str, text: str) -> None
     layers = prunable_layers(model)
     for layer in layers.values():
         layer.weight.copy_((layer.weight * 8).round())
-    moments = collect_norms(model, layers, [tiny_tokens(40).reshape(2, 20)])
+    batches = [tiny_tokens(40).reshape(2, 20)]
+    moments = collect_norms(model, layers, batches)
+    diagonal = collect_diagonal(model, layers, batches, KLToDense())
     gradients = {name: torch.randn(layer.shape).round() for name, layer in layers.items()}
-    evidence = Evidence(moments, gradients, seed=3)
+    evidence = Evidence(moments, gradients, diagonal, seed=3)
     masks = initial_masks(method, layers, pattern.sparsity, evidence=evidence, pattern=pattern)
     assert list(masks) == list(layers)
     for name, layer in layers.items():
