@@ -152,7 +152,7 @@ def test_assignments_are_validated() -> None:
 
 
 def test_files_that_are_no_recipes(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="one of balanced, balanced-2-4, .*, default, .*icbs-paper"):
+    with pytest.raises(InputError, match=r"one of balanced, balanced-2-4, .*, default, .*icbs-paper"):
         Recipe.load("no-such-recipe")
     with pytest.raises(InputError, match="no recipe"):
         Recipe.load(str(tmp_path))
