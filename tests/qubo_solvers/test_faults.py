@@ -16,6 +16,7 @@ from qubo_solvers import (
     CardinalityQubo,
     Dense,
     LowRank,
+    LowRankSparse,
     Solution,
     Status,
     availability,
@@ -183,9 +184,14 @@ def test_bounds_of_faults(fault):
 def test_random_problems(name, kind, n, seed, scale, tied):
     problem = random_problem(kind, n, seed)
     form = problem.quadratic
-    if isinstance(form, LowRank):
-        factor = np.rint(form.factor) if tied else form.factor.astype(np.float64)
-        form = LowRank(factor * math.sqrt(scale), form.extra_diagonal.astype(np.float64) * scale)
+    if isinstance(form, LowRank | LowRankSparse):
+        factor = (np.rint(form.factor) if tied else form.factor).astype(np.float64)
+        scaled = factor * math.sqrt(scale), form.extra_diagonal.astype(np.float64) * scale
+        if isinstance(form, LowRankSparse):
+            value = (np.rint(form.value) if tied else form.value).astype(np.float64) * scale
+            form = LowRankSparse(*scaled, form.start, form.column, value)
+        else:
+            form = LowRank(*scaled)
     else:
         form = Dense((np.rint(form.matrix) if tied else form.matrix) * scale)
     problem = replace(problem, quadratic=form, linear=problem.linear * scale, offset=scale)

@@ -43,7 +43,7 @@ def test_settings(refuses: Refuses, world: Any, setting: str, message: str) -> N
 
 
 def test_recipe(refuses: Refuses, world: Any, tmp_path: Path) -> None:
-    assert "one of default, icbs-paper" in refuses(*world.prune("--recipe", "defualt"))
+    assert "one of balanced, balanced-2-4" in refuses(*world.prune("--recipe", "defualt"))
     (tmp_path / "broken.yaml").write_text("sparsity: [")
     assert "is not YAML" in refuses(*world.prune("--recipe", tmp_path / "broken.yaml"))
     (tmp_path / "list.yaml").write_text("- 1")
