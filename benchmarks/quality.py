@@ -58,6 +58,8 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--windows", type=int, default=256, help="calibration windows, the same for every method")
     add("--length", type=int, default=128, help="tokens of each")
+    add("--accept-windows", type=int, default=16, help="windows that decisions are measured on")
+    add("--report-windows", type=int, default=32, help="windows that the KL is measured on")
     add("--eval-windows", type=int, default=8)
     add("--eval-length", type=int, default=1024)
     add("--tasks", default="", help="zero-shot tasks, by commas: lambada,piqa")
@@ -112,9 +114,9 @@ def _run(options: argparse.Namespace) -> int:
         setting = quick_setting(output)
     else:
         text = options.text or evaluation_text()
-        shape = {"windows": options.windows, "length": options.length, "eval_windows": options.eval_windows}
+        names = ("windows", "length", "accept_windows", "report_windows", "eval_windows", "eval_length")
         setting = Setting(
-            options.calibration, text, **shape, eval_length=options.eval_length, tasks=tasks,
+            options.calibration, text, **{name: getattr(options, name) for name in names}, tasks=tasks,
             limit=options.limit or None, batch=options.batch, dtype=options.dtype, device=options.device,
         )  # fmt: skip
     prepare(setting.tasks)  # a wrong name is better found now than after an hour

@@ -43,8 +43,9 @@ def markdown(records: Sequence[Record], plots: Sequence[str] = ()) -> str:
         "",
         "Mean ± standard deviation over calibration seeds; a seed gives all methods the same calibration "
         "windows, and *against Wanda* is the mean of the changes seed by seed. KL: to the dense model, nats "
-        "per predicted token, on a range of the calibration text that no method saw. Seconds: of the "
-        "pruning, measurements left out, and as a multiple of a plain Wanda pass in the same process. GiB: "
+        "per predicted token, on a range of the calibration text that no method saw. Masks alone: the "
+        "perplexity before the kept weights got new values. Seconds: of the pruning, measurements left out, "
+        "and as a multiple of a plain Wanda pass in the same process. GiB: "
         "the most memory that the process had. Written by `benchmarks/quality.py`.",
     ]
     for model, setting, own in sections(records):
@@ -69,9 +70,12 @@ def _setting(s: dict[str, Any], own: Sequence[Record]) -> str:
             + "; ".join(f"{name} ({task['chosen']})" for name, task in tasks.items())
             + "."
         )
-    origin = next((r["provenance"] for r in own if "provenance" in r), None)
-    if origin is not None:
-        told.append(f"{origin['processor']}, {origin['threads']} threads, {s['dtype']} on {s['device']}.")
+    timed = [r["provenance"] for r in own if "prune_seconds" in r] or [
+        r["provenance"] for r in own if "provenance" in r
+    ]
+    if timed:
+        threads = " or ".join(str(count) for count in sorted({p["threads"] for p in timed}))
+        told.append(f"{timed[0]['processor']}, threads: {threads}, {s['dtype']} on {s['device']}.")
     return " ".join(told)
 
 
@@ -79,14 +83,18 @@ def _table(own: Sequence[Record]) -> list[str]:
     """The rows of a section."""
     wanda = {(r["target"], r["seed"]): r for r in own if r["method"] == WANDA and "perplexity" in r}
     columns = list(dict.fromkeys(name for r in own for name in task_figures(r)))
+    alone = any(r.get("perplexity_masks_alone") is not None for r in own)
     header = ["sparsity", "method", "seeds", "perplexity", "against Wanda", "KL", "against Wanda"]
-    header += [*columns, "seconds", "x Wanda pass", "GiB"]
+    header += [*(["masks alone"] if alone else []), *columns, "seconds", "x Wanda pass", "GiB"]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for (target, method), runs in groups(own).items():
         cells = [target, method, str(len(runs))]
         for name, digits in (("perplexity", 2), ("kl", 4)):
             cells.append(spread([number(r[name]) for r in runs], digits))
             cells.append("" if method in (DENSE, WANDA) else _change(runs, wanda, name))
+        if alone:
+            known = [r["perplexity_masks_alone"] for r in runs if r.get("perplexity_masks_alone") is not None]
+            cells.append(spread(known, 2) if known else "")
         for name in columns:
             values = [task_figures(r)[name] for r in runs if name in task_figures(r)]
             percent = not name.endswith("perplexity")
