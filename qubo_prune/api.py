@@ -73,9 +73,9 @@ def prune(
 
     Everything is checked before a weight changes; InputError (a ValueError) names what is wrong. An error
     later puts the dense weights back. Ctrl-C from the refinement on returns normally, with the model at the
-    last accepted mask and `stopped == "interrupted"` (a reconstruction or refit that was not accepted yet is
-    undone; a reconstruction with accept "always" keeps the layers done); before that it puts the dense
-    weights back and is raised.
+    last accepted mask and `stopped == "interrupted"` (a reconstruction that was not accepted yet is undone,
+    one with accept "always" keeps the layers done, a refit its best values so far); before that it puts the
+    dense weights back and is raised.
     """
     recipe = recipe or Recipe()
     begun = time.perf_counter()

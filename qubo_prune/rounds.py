@@ -17,7 +17,7 @@ from qubo_prune.recipe import Recipe
 from qubo_prune.refine.evidence import Pair, teach
 from qubo_prune.refine.icbs import IcbsLoop
 from qubo_prune.refine.records import RefineResult, joined
-from qubo_prune.refine.refit import RefitRecord, refit
+from qubo_prune.refine.refit import RefitRecord, Refitted, refit
 from qubo_prune.sequential import LayerRecord
 from qubo_prune.state import PruneState
 from qubo_prune.statistics.collect import mean_value
@@ -116,7 +116,10 @@ class Rounds:
                     self.walks["reconstruct"] = found.records
                     before, after = found.loss_before, found.loss_after
                 else:
-                    before, after = self._refit()
+                    fitted = self._refit()
+                    before, after = fitted.loss_before, fitted.loss_after
+                    if fitted.stopped == "interrupted":
+                        result.stopped = "interrupted"
             except KeyboardInterrupt:
                 result.stopped = "interrupted"
                 continue
@@ -126,10 +129,11 @@ class Rounds:
                 self.figures[f"accept_{name}"] = after
             self.clock.lap(phase)
             told = "reconstructed weights" if phase == "reconstruct" else "refitted weights"
-            self._figure(name, f"loss of the {told}", result)
+            if result.stopped != "interrupted":
+                self._figure(name, f"loss of the {told}", result)
 
-    def _refit(self) -> tuple[float | None, float | None]:
-        """Accepting losses before and after."""
+    def _refit(self) -> Refitted:
+        """New values for all layers together."""
         recipe = self.recipe.refit
         assert recipe is not None
         self.say(Progress("refit"))
@@ -139,7 +143,7 @@ class Rounds:
             on_step=lambda done, total: self.say(Progress("refit", done, total)),
         )  # fmt: skip
         self.refits += found.records
-        return found.loss_before, found.loss_after
+        return found
 
     def _figure(self, name: str, phase: str, result: RefineResult) -> None:
         """The loss on the report range; on Ctrl-C what was done is kept, only its figure is lost."""

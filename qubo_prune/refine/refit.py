@@ -69,7 +69,8 @@ def refit(
     pairs nothing changes unless it falls below what it was; without them the last values are taken.
 
     on_step is told (done, of). Memory: four float32 numbers a weight (value, two moments, best value), and
-    the dense model's answers, up to ANSWER_BYTES. On Ctrl-C and errors the values are those before.
+    the dense model's answers, up to ANSWER_BYTES. On Ctrl-C the best values so far are taken and `stopped` is
+    "interrupted"; on an error the values are those before.
     """
     parts = [part for batch in batches for part in _parts(batch, recipe.batch)]
     teacher = _Teacher(state, objective, parts)
@@ -112,12 +113,14 @@ def refit(
                 break
         if not accept:
             fit.remember()
-        fit.commit()
+        done = True
+    except KeyboardInterrupt:
+        found.stopped = "interrupted"
         done = True
     finally:
         if not done:
             state.write()
-            found.loss_after = found.loss_before
+    fit.commit()
     return found
 
 

@@ -103,19 +103,36 @@ def test_what_does_not_help_is_put_back() -> None:
     assert all(torch.equal(layer.weight, weights[name]) for name, layer in state.layers.items())
 
 
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_an_error_puts_the_values_back(error: type[BaseException]) -> None:
+def test_an_error_puts_the_values_back() -> None:
     model = tiny_llama()
     state = pruned_state(model)
     weights = {name: layer.weight.clone() for name, layer in state.layers.items()}
 
     def stop(done: int, total: int) -> None:
         if done == 3:
-            raise error("stop")
+            raise RuntimeError("stop")
 
-    with pytest.raises(error):
+    with pytest.raises(RuntimeError, match="stop"):
         refit(state, KLToDense(), [windows(8)], [], Refit(), on_step=stop)
     assert all(torch.equal(layer.weight, weights[name]) for name, layer in state.layers.items())
+
+
+@pytest.mark.parametrize("at", [1, 6])
+def test_ctrl_c_keeps_the_best_values_so_far(at: int) -> None:
+    model = tiny_llama()
+    state = pruned_state(model)
+    objective = KLToDense()
+    pairs = teach(state, objective, [windows(8)])
+
+    def stop(done: int, total: int) -> None:
+        if done == at:
+            raise KeyboardInterrupt
+
+    recipe = Refit(learning_rate=2e-3, checks=2)
+    found = refit(state, objective, [windows(8)], pairs, recipe, on_step=stop)
+    assert found.stopped == "interrupted"
+    assert found.loss_after == mean_value(model, pairs, objective)
+    assert (found.loss_after < found.loss_before) == (at == 6)  # the first check comes after four steps
 
 
 def test_a_time_limit_ends_it() -> None:
