@@ -126,3 +126,20 @@ def test_sparsegpt_and_reconstruction(invoke: Callable[..., Any], world: Any, tm
     assert "reconstructed" in shown
     saved = invoke("eval", out, "--text", world.evaluation, "--windows", 2, "--length", 64, "--json")
     assert json.loads(saved.stdout)["perplexity"] == pytest.approx(report["perplexity"]["reconstructed"])
+
+
+def test_fisher_and_refit(invoke: Callable[..., Any], world: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    settings = ["--allocation", "fisher", "--set", "initial.method=fisher", "--set", "refit.epochs=1"]
+    result = invoke(*world.prune("--output", out, "--json", *settings))
+    report = json.loads(result.stdout)
+    assert list(report["perplexity"]) == ["dense", "initial", "refined", "refit"]
+    assert report["kl"]["refit"] == report["figures"]["refit"]
+    assert report["allocation"]["method"] == "fisher"
+    assert report["refits"][-1]["step"] > 0
+    assert "refit: " in result.stderr
+    shown = invoke(*world.prune("--steps", 0, *settings)).stdout
+    assert "refit" in shown
+    assert "allocation: fisher" in shown
+    saved = invoke("eval", out, "--text", world.evaluation, "--windows", 2, "--length", 64, "--json")
+    assert json.loads(saved.stdout)["perplexity"] == pytest.approx(report["perplexity"]["refit"])
