@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -85,6 +85,7 @@ def prune(
     tell = on_masks or (lambda name, model: None)
     state = PruneState(model, layers)
     weigh = weighing(state, objective, recipe.seed, say)
+    run, batches = forward_pass(model, objective), statistics_batches(data, recipe)
     seconds: dict[str, float] = {}
     finished = False
     try:
@@ -99,20 +100,14 @@ def prune(
         evidence = collect_evidence(state, objective, data, recipe, say)
         clock.lap("statistics")
         say(Progress("allocation"))
-        observed = Observed(
-            model, forward_pass(model, objective), statistics_batches(data, recipe), objective,
-            evidence.diagonal, evidence.moments,
-        )  # fmt: skip
+        observed = Observed(model, run, batches, objective, evidence.diagonal, evidence.moments)
         allocation = share_out(state, objective, data, recipe, observed, evidence, say)
         clock.lap("allocation")
         say(Progress("first mask"))
         walks: dict[str, list[LayerRecord]] = {}
         over_all = recipe.initial.granularity == "global"  # then the scores share out the budget
         if recipe.initial.method == "sparsegpt":
-            walks["sparsegpt"] = sparsegpt(
-                state, forward_pass(model, objective), statistics_batches(data, recipe), recipe, allocation,
-                weigh, say,
-            )  # fmt: skip
+            walks["sparsegpt"] = sparsegpt(state, run, batches, recipe, allocation, weigh, say)
         else:
             masks = initial_masks(
                 recipe.initial.method, layers, recipe.sparsity if over_all else allocation.counts,
@@ -129,7 +124,6 @@ def prune(
         tell("initial", model)
         clock.lap("on_masks")
         if recipe.rows is not None:
-            run, batches = forward_pass(model, objective), statistics_batches(data, recipe)
             walks["rows"] = rows(state, run, batches, recipe.rows, allocation, recipe.seed, weigh, say)
             clock.lap("rows")
             counted = Counted(report_pairs, "loss after the row problems", say)
@@ -138,8 +132,8 @@ def prune(
             tell("rows", model)
             clock.lap("on_masks")
         rounds = Rounds(
-            state, objective, recipe, forward_pass(model, objective), _endless(data.calibrate),
-            statistics_batches(data, recipe), data.accept, report_pairs,
+            state, objective, recipe, run, itertools.cycle(data.calibrate), batches, data.accept,
+            report_pairs,
             None if evidence.moments is None else importance_of(state, evidence), allocation.group,
             None if export_blocks is None else Path(export_blocks), weigh, say, tell, clock, figures, walks,
         )  # fmt: skip
@@ -213,7 +207,3 @@ def check_solver(recipe: Recipe) -> None:
         able, reason = qubo_solvers.availability(refine.solver.name)
         if not able:
             raise InputError(f"solver {solver.name!r} is not available: {reason}")
-
-
-def _endless(batches: Sequence[Batch]) -> Iterator[Batch]:
-    return itertools.cycle(batches)

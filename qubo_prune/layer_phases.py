@@ -12,7 +12,7 @@ from qubo_prune.progress import Counted, OnProgress, Progress
 from qubo_prune.recipe import Recipe, Reconstruct, RowProblems
 from qubo_prune.reconstruct import Reconstructed
 from qubo_prune.reconstruct import reconstruct as reconstruct_layers
-from qubo_prune.refine.evidence import teach
+from qubo_prune.refine.evidence import Pair
 from qubo_prune.refine.rows import Rows
 from qubo_prune.sequential import LayerRecord, walk
 from qubo_prune.state import PruneState
@@ -89,16 +89,18 @@ def reconstruct(
     objective: Objective,
     forward: Run,
     batches: Sequence[Batch],
-    accept: Sequence[Batch],
+    accept: Sequence[Pair],
     recipe: Reconstruct,
     weigh: Weigh,
     say: OnProgress,
 ) -> Reconstructed:
-    """New values for the kept weights; with accept "if_better" undone unless the accepting loss falls."""
+    """New values for the kept weights; with accept "if_better" undone unless the accepting loss falls.
+
+    accept: accepting batches with the dense model's answers, as `refine.evidence.teach` gives them.
+    """
     measure: Callable[[], float] | None = None
     if recipe.accept == "if_better":
-        pairs = teach(state, objective, accept)
-        measure = lambda: mean_value(state.model, pairs, objective)  # noqa: E731
+        measure = lambda: mean_value(state.model, accept, objective)  # noqa: E731
     weights = weigh(recipe.output_weights, batches)
     telling = _telling("reconstruct", len(state.layers), say)
     return reconstruct_layers(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -74,7 +74,8 @@ def label_signals(
 ) -> Signals:
     """A forward pass, with the cotangent of the cross-entropy to labels sampled from the model as `loss`.
 
-    An objective that has no `label_signals` of its own gives its loss instead; the model is its own teacher.
+    An objective without `label_signals` of its own is asked for its signals, with the model as its own
+    teacher; where these have no label, `loss` is that of the objective.
     """
     own = getattr(objective, "label_signals", None)
     if own is not None:
@@ -82,7 +83,8 @@ def label_signals(
         return found
     with torch.no_grad():
         teacher = objective.teacher(model, batch) if objective.needs_teacher else None
-    return objective.signals(model, batch, teacher, None)
+    signals = objective.signals(model, batch, teacher, generator)
+    return signals if signals.label is None else replace(signals, loss=signals.label, label=None)
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from qubo_prune.objective import Batch, Objective
 from qubo_prune.prefix import Run
 from qubo_prune.progress import Counted, OnProgress, Progress
 from qubo_prune.recipe import Recipe
+from qubo_prune.reconstruct import Reconstructed
 from qubo_prune.refine.evidence import Pair, teach
 from qubo_prune.refine.icbs import IcbsLoop
 from qubo_prune.refine.records import RefineResult, joined
@@ -84,9 +86,10 @@ class Rounds:
         result = RefineResult(stopped="no refinement", swaps_by_layer=dict.fromkeys(self.state.layers, 0))
         if refine is not None and refine.steps:
             assert self.importance is not None
+            accept = self._accepting if refine.accept == "if_better" else []
             self.say(Progress("refine", 0, refine.steps))
             loop = IcbsLoop(
-                self.state, self.objective, self.calibrate, self.accept, refine, self.importance,
+                self.state, self.objective, self.calibrate, accept, refine, self.importance,
                 seed=recipe.seed + turn * refine.steps, export=self._folder(turn),
                 on_step=lambda record: self.say(Progress("refine", record.step + 1, refine.steps, record)),
                 group=self.group,
@@ -99,51 +102,61 @@ class Rounds:
 
     def _values(self, result: RefineResult) -> None:
         """New values for the kept weights, where the recipe asks for them."""
-        recipe, state = self.recipe, self.state
-        for phase, name in (("reconstruct", "reconstructed"), ("refit", "refit")):
-            if getattr(recipe, phase) is None:
-                continue
-            self.figures.setdefault(name, None)
-            if result.stopped == "interrupted":
-                continue
-            try:
-                if phase == "reconstruct":
-                    assert recipe.reconstruct is not None
-                    found = reconstruct(
-                        state, self.objective, self.forward, self.statistics, self.accept,
-                        recipe.reconstruct, self.weigh, self.say,
-                    )  # fmt: skip
-                    self.walks["reconstruct"] = found.records
-                    before, after = found.loss_before, found.loss_after
-                else:
-                    fitted = self._refit()
-                    before, after = fitted.loss_before, fitted.loss_after
-                    if fitted.stopped == "interrupted":
-                        result.stopped = "interrupted"
-            except KeyboardInterrupt:
-                result.stopped = "interrupted"
-                continue
-            if before is not None:
-                if self.figures["accept_refined"] is None:
-                    self.figures["accept_refined"] = before
-                self.figures[f"accept_{name}"] = after
-            self.clock.lap(phase)
-            told = "reconstructed weights" if phase == "reconstruct" else "refitted weights"
-            if result.stopped != "interrupted":
-                self._figure(name, f"loss of the {told}", result)
+        if self.recipe.reconstruct is not None:
+            self._change("reconstruct", "reconstructed", self._reconstruct, result)
+        if self.recipe.refit is not None:
+            self._change("refit", "refit", self._refit, result)
+
+    def _change(
+        self, phase: str, name: str, work: Callable[[], Reconstructed | Refitted], result: RefineResult
+    ) -> None:
+        """One way to new values, with its figures; nothing once the run is interrupted."""
+        self.figures.setdefault(name, None)
+        if result.stopped == "interrupted":
+            return
+        try:
+            found = work()
+        except KeyboardInterrupt:
+            result.stopped = "interrupted"
+            return
+        if found.loss_before is not None:
+            if self.figures["accept_refined"] is None:
+                self.figures["accept_refined"] = found.loss_before
+            self.figures[f"accept_{name}"] = found.loss_after
+        self.clock.lap(phase)
+        if isinstance(found, Refitted) and found.stopped == "interrupted":
+            result.stopped = "interrupted"
+            return
+        told = "reconstructed weights" if phase == "reconstruct" else "refitted weights"
+        self._figure(name, f"loss of the {told}", result)
+
+    def _reconstruct(self) -> Reconstructed:
+        """New values layer by layer."""
+        recipe = self.recipe.reconstruct
+        assert recipe is not None
+        accept = self._accepting if recipe.accept == "if_better" else []
+        found = reconstruct(
+            self.state, self.objective, self.forward, self.statistics, accept, recipe, self.weigh, self.say
+        )
+        self.walks["reconstruct"] = found.records
+        return found
 
     def _refit(self) -> Refitted:
         """New values for all layers together."""
-        recipe = self.recipe.refit
-        assert recipe is not None
+        assert self.recipe.refit is not None
         self.say(Progress("refit"))
         found = refit(
-            self.state, self.objective, self.statistics, teach(self.state, self.objective, self.accept),
-            recipe, seed=self.recipe.seed,
+            self.state, self.objective, self.statistics, self._accepting,
+            self.recipe.refit, seed=self.recipe.seed,
             on_step=lambda done, total: self.say(Progress("refit", done, total)),
         )  # fmt: skip
         self.refits += found.records
         return found
+
+    @cached_property
+    def _accepting(self) -> list[Pair]:
+        """The accepting batches with the dense model's answers, which all phases of all rounds decide by."""
+        return teach(self.state, self.objective, self.accept)
 
     def _figure(self, name: str, phase: str, result: RefineResult) -> None:
         """The loss on the report range; on Ctrl-C what was done is kept, only its figure is lost."""

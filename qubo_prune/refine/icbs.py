@@ -27,7 +27,7 @@ from qubo_prune.objective import Batch, Objective
 from qubo_prune.recipe import Icbs
 from qubo_prune.refine.accept import Swaps, keep_what_helps
 from qubo_prune.refine.choice import Choice
-from qubo_prune.refine.evidence import LossEvidence, teach
+from qubo_prune.refine.evidence import LossEvidence, Pair
 from qubo_prune.refine.records import RefineResult, StepRecord, empty_record
 from qubo_prune.refine.schedule import all_layers, one_layer
 from qubo_prune.refine.trust import Trust
@@ -55,7 +55,7 @@ class IcbsLoop:
 
     state        the model with its first masks written
     batches      an endless iterator of calibration batches
-    accept       accepting batches; their dense answers are computed once
+    accept       accepting batches with the dense model's answers, as `teach` gives them
     importance   layer -> (out, in) scores that say how far a weight is from the mask's boundary
     export       folder that every block is written to (see `exporting`), or None
     group        M: the masks have and keep a count in each M consecutive inputs; candidates by gain only
@@ -66,7 +66,7 @@ class IcbsLoop:
         state: PruneState,
         objective: Objective,
         batches: Iterator[Batch],
-        accept: Sequence[Batch],
+        accept: Sequence[Pair],
         recipe: Icbs,
         importance: Callable[[str], Tensor],
         *,
@@ -87,7 +87,7 @@ class IcbsLoop:
         self._in_flight: _InFlight | None = None
         self.swaps_by_layer = dict.fromkeys(state.layers, 0)
         self.trust = Trust(recipe.trust, sum(sizes.values()))
-        self.accept_pairs = teach(state, objective, accept) if recipe.accept == "if_better" else []
+        self.accept_pairs = accept if recipe.accept == "if_better" else []
 
     def run(self) -> RefineResult:
         """Refine the masks in place."""

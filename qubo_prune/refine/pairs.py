@@ -43,9 +43,8 @@ def best_pairs(cost: Tensor, keep: Tensor, free: Tensor, most: int) -> Pairs:
     cost  (out, in) predicted change of the loss when the weight flips alone; inf: must not
     most  pairs at most; pairs whose two costs do not sum to an improvement are left out
     """
-    flat, kept, open_ = cost.reshape(-1), keep.reshape(-1), free.reshape(-1)
-    drops = _cheapest(torch.where(kept & open_, flat, torch.inf), most)
-    adds = _cheapest(torch.where(~kept & open_, flat, torch.inf), most)
+    drop, add = _by_side(cost, keep, free)
+    drops, adds = _cheapest(drop.reshape(-1), most), _cheapest(add.reshape(-1), most)
     total = drops.values + adds.values
     m = int((total < 0).sum())  # both sides ascend, so the improving pairs come first
     return Pairs(drops.indices[:m], adds.indices[:m], total[:m])
@@ -57,10 +56,8 @@ def best_group_pairs(
     """As `best_pairs`, each pair within one group of `group_size` consecutive inputs: the group's cheapest
     weights to prune, each beside its equally ranked one to regrow, up to `per_group` pairs of a group and
     the `most` best pairs of all groups."""
-    flat, kept, open_ = (t.reshape(-1, group_size) for t in (cost, keep, free))
     k = min(per_group, group_size)
-    drops = _cheapest_of_rows(torch.where(kept & open_, flat, torch.inf), k)
-    adds = _cheapest_of_rows(torch.where(~kept & open_, flat, torch.inf), k)
+    drops, adds = (_cheapest_of_rows(side.reshape(-1, group_size), k) for side in _by_side(cost, keep, free))
     best = _cheapest((drops.values + adds.values).reshape(-1), most)
     found = best.indices[: int((best.values < 0).sum())]
     first = found // k * group_size
@@ -93,10 +90,14 @@ def cheapest_sides(cost: Tensor, keep: Tensor, free: Tensor, most: int) -> Sides
     One kept weight at least is no candidate: however many of these are pruned and none regrown, the layer is
     not empty.
     """
-    flat, kept, open_ = cost.reshape(-1), keep.reshape(-1), free.reshape(-1)
-    droppable = max(0, min(most, int(kept.sum()) - 1))
-    drops = _cheapest(torch.where(kept & open_, flat, torch.inf), droppable)
-    return Sides(drops, _cheapest(torch.where(~kept & open_, flat, torch.inf), most))
+    drop, add = _by_side(cost, keep, free)
+    droppable = max(0, min(most, int(keep.sum()) - 1))
+    return Sides(_cheapest(drop.reshape(-1), droppable), _cheapest(add.reshape(-1), most))
+
+
+def _by_side(cost: Tensor, keep: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
+    """(out, in) costs of the weights that may be pruned, and of those that may be regrown; inf elsewhere."""
+    return torch.where(keep & free, cost, torch.inf), torch.where(~keep & free, cost, torch.inf)
 
 
 def _cheapest_of_rows(cost: Tensor, k: int) -> Cheapest:

@@ -79,7 +79,6 @@ def refit(
     found = Refitted()
     fit = _Fit(state)
     started = time.perf_counter()
-    done = False
     try:
         best = math.inf
         if accept:
@@ -113,13 +112,11 @@ def refit(
                 break
         if not accept:
             fit.remember()
-        done = True
     except KeyboardInterrupt:
         found.stopped = "interrupted"
-        done = True
-    finally:
-        if not done:
-            state.write()
+    except BaseException:
+        state.write()
+        raise
     fit.commit()
     return found
 

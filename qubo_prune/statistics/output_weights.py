@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from qubo_prune.errors import InputError
 from qubo_prune.layers import Layer, block_stack
-from qubo_prune.objective import Batch, Objective
+from qubo_prune.objective import Batch, Objective, label_signals
 from qubo_prune.prefix import first_tensor
 from qubo_prune.statistics.tape import Tape, frozen
 
@@ -111,8 +111,8 @@ def collect_output_weights(
     """One pass forward and one backward over the batches, through the model as it is (it should be dense).
 
     The loss of a position is the cross-entropy to a label that is sampled from the model's own prediction,
-    independently of the others; where the objective cannot sample, its own loss. An objective with a teacher
-    costs another forward pass. Gradients are scaled by the positions that a sample's loss is a mean over.
+    independently of the others; where the objective cannot sample, its own loss (see
+    `objective.label_signals`). Gradients are scaled by the positions that a sample's loss is a mean over.
     A group of channels whose gradients are all zero gets equal weights.
 
     Memory: groups x vectors floats for each layer and block, besides the pass of one batch with its graph.
@@ -131,17 +131,12 @@ def collect_output_weights(
         for name, block in blocks.items():
             hooks.callback(block.register_forward_hook(found.watching(name)).remove)
         for batch in batches:
-            teacher = None
-            if objective.needs_teacher:
-                with torch.no_grad():
-                    teacher = objective.teacher(model, batch)
             tape.forget()
             found.begin()
             with torch.enable_grad():
-                signals = objective.signals(model, batch, teacher, generator)
+                signals = label_signals(objective, model, batch, generator)
             found.scale = float(signals.tokens)
-            cotangent = signals.loss if signals.label is None else signals.label
-            tape.backward(signals.output, cotangent, found.add, len(signals.value))
+            tape.backward(signals.output, signals.loss, found.add, len(signals.value))
     return found.weights(power)
 
 
@@ -163,9 +158,11 @@ class _Squares:
         self._calls.clear()
 
     def counting(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        """A hook that counts the input vectors of each call of a layer."""
+        """A hook that counts the input vectors of each call of a layer; a teacher's passes have no graph."""
 
         def count(module: nn.Module, args: tuple[Any, ...]) -> None:
+            if not torch.is_grad_enabled():
+                return
             self._calls.setdefault(name, []).append(args[0].numel() // args[0].shape[-1])
 
         return count
@@ -178,6 +175,8 @@ class _Squares:
                 self.add(name, [], [grad])
 
         def watch(module: nn.Module, args: Any, output: Any) -> None:
+            if not torch.is_grad_enabled():
+                return
             state = first_tensor(output)
             self._calls.setdefault(name, []).append(state.numel() // state.shape[-1])
             if state.requires_grad:

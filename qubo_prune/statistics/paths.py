@@ -132,10 +132,7 @@ class PathEvidence:
 
     def energy(self) -> float:
         """E|T x|^2 over the held-out batches: what errors compare with."""
-        seen = self.held_out or self.fit
-        assert seen.xx is not None
-        target = self.original.to(seen.xx.dtype)
-        return float(((target @ seen.xx) * target).sum(dtype=torch.float64)) / seen.total
+        return float(self.energies().sum())
 
     def energies(self) -> Tensor:
         """(out,) float64 E[(T_r x)^2] of each output over the held-out batches."""

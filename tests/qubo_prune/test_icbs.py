@@ -16,6 +16,7 @@ from qubo_prune.layers import prunable_layers
 from qubo_prune.masks import verify
 from qubo_prune.objective import CrossEntropy, CustomLoss, KLToDense, Objective
 from qubo_prune.recipe import Icbs, Recipe
+from qubo_prune.refine.evidence import teach
 from qubo_prune.refine.icbs import IcbsLoop
 from qubo_prune.refine.records import RefineResult, StepRecord
 from qubo_prune.state import PruneState
@@ -68,7 +69,7 @@ class Run:
             self.state,
             self.objective,
             itertools.cycle(batches[:8]),
-            batches[8:],
+            teach(self.state, self.objective, batches[8:]),
             recipe,
             self.importance,
             **kw,
@@ -394,7 +395,12 @@ def test_a_classifier_with_its_own_loss() -> None:
     data = [(torch.randn(n, 6, generator=g), torch.randint(4, (n,), generator=g)) for n in (30, 20, 30, 7)]
     recipe = merged(SMALL, {"chunk": 128, "curvature": {"chunk": 16}, "windows": 3})
     loop = IcbsLoop(
-        state, objective, itertools.cycle(data[:3]), data, recipe, lambda n: state.kept_values[n].abs()
+        state,
+        objective,
+        itertools.cycle(data[:3]),
+        teach(state, objective, data),
+        recipe,
+        lambda n: state.kept_values[n].abs(),
     )
     before = mean_value(model, [(b, None) for b in data], objective)
     result = loop.run()

@@ -19,6 +19,7 @@ from qubo_prune.masks import Masks, verify
 from qubo_prune.objective import KLToDense
 from qubo_prune.patterns import Pattern
 from qubo_prune.recipe import Recipe
+from qubo_prune.refine.evidence import teach
 from qubo_prune.refine.icbs import IcbsLoop
 from qubo_prune.refine.pairs import (
     best_group_pairs,
@@ -298,7 +299,13 @@ def loop(recipe: dict[str, Any], **kw: Any) -> tuple[IcbsLoop, PruneState]:
     batches = [tiny_tokens(16, seed).reshape(1, 16) for seed in range(12)]
     cycle = itertools.cycle(batches[:8])
     return IcbsLoop(
-        state, KLToDense(), cycle, batches[8:], refine, lambda n: state.kept_values[n].abs(), **kw
+        state,
+        KLToDense(),
+        cycle,
+        teach(state, KLToDense(), batches[8:]),
+        refine,
+        lambda n: state.kept_values[n].abs(),
+        **kw,
     ), state
 
 

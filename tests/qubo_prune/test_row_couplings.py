@@ -18,6 +18,7 @@ from qubo_prune.layers import Layer, prunable_layers
 from qubo_prune.objective import CrossEntropy, KLToDense
 from qubo_prune.patterns import Pattern
 from qubo_prune.recipe import Recipe
+from qubo_prune.refine.evidence import teach
 from qubo_prune.refine.icbs import IcbsLoop
 from qubo_prune.refine.row_couplings import row_couplings, same_row
 from qubo_prune.state import PruneState
@@ -157,7 +158,12 @@ def loop(recipe: dict[str, Any]) -> tuple[IcbsLoop, PruneState]:
     batches = [tiny_tokens(16, seed).reshape(1, 16) for seed in range(12)]
     cycle = itertools.cycle(batches[:8])
     return IcbsLoop(
-        state, KLToDense(), cycle, batches[8:], refine, lambda n: state.kept_values[n].abs()
+        state,
+        KLToDense(),
+        cycle,
+        teach(state, KLToDense(), batches[8:]),
+        refine,
+        lambda n: state.kept_values[n].abs(),
     ), state
 
 
