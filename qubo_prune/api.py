@@ -23,7 +23,7 @@ from qubo_prune.calibration import Calibration
 from qubo_prune.data import Data as Data
 from qubo_prune.errors import InputError
 from qubo_prune.initial import initial_masks
-from qubo_prune.layer_phases import rows, sparsegpt, weighing
+from qubo_prune.layer_phases import masks_and_values, rows, weighing
 from qubo_prune.layers import Layer, prunable_layers
 from qubo_prune.objective import Batch, CrossEntropy, CustomLoss, KLToDense, Objective
 from qubo_prune.preparation import (
@@ -106,8 +106,10 @@ def prune(
         say(Progress("first mask"))
         walks: dict[str, list[LayerRecord]] = {}
         over_all = recipe.initial.granularity == "global"  # then the scores share out the budget
-        if recipe.initial.method == "sparsegpt":
-            walks["sparsegpt"] = sparsegpt(state, run, batches, recipe, allocation, weigh, say)
+        if recipe.initial.by_layer:
+            walks[recipe.initial.method] = masks_and_values(
+                state, run, batches, recipe, allocation, evidence, weigh, say
+            )
         else:
             masks = initial_masks(
                 recipe.initial.method, layers, recipe.sparsity if over_all else allocation.counts,

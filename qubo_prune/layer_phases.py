@@ -1,11 +1,16 @@
-"""The layer-wise phases of a run: SparseGPT's first mask, row problems, and the reconstruction at the end."""
+"""The layer-wise phases of a run: masks and values together, row problems, reconstruction at the end."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from torch import Tensor
+
 from qubo_prune.allocation import Allocation
+from qubo_prune.initial import Evidence
+from qubo_prune.initial.gradual import DAMPING, Gradual
 from qubo_prune.initial.sparsegpt import SparseGPT
+from qubo_prune.layerwise import LayerMethod
 from qubo_prune.objective import Batch, Objective
 from qubo_prune.prefix import Run
 from qubo_prune.progress import Counted, OnProgress, Progress
@@ -42,21 +47,34 @@ def weighing(state: PruneState, objective: Objective, seed: int, say: OnProgress
     return weigh
 
 
-def sparsegpt(
+def masks_and_values(
     state: PruneState,
     forward: Run,
     batches: Sequence[Batch],
     recipe: Recipe,
     allocation: Allocation,
+    evidence: Evidence,
     weigh: Weigh,
     say: OnProgress,
 ) -> list[LayerRecord]:
     """First masks and values, block after block; the budgets are those of the other first masks."""
+    first = recipe.initial
     patterns = {name: (kept, allocation.group or 0) for name, kept in allocation.kept_of_group.items()}
-    granularity = recipe.initial.granularity or "layer"
-    method = SparseGPT(allocation.counts, granularity, patterns, damping=recipe.initial.damping)
-    weights = weigh(recipe.initial.output_weights, batches)
-    telling = _telling("sparsegpt", len(allocation.counts), say)
+    granularity = first.granularity or "layer"
+    method: LayerMethod
+    if first.method == "sparsegpt":
+        damping = 0.01 if first.damping is None else first.damping
+        method = SparseGPT(allocation.counts, granularity, patterns, damping=damping)
+    else:
+        damping = DAMPING if first.damping is None else first.damping
+        scales: dict[str, Tensor] = {}
+        if evidence.diagonal is not None and first.by_output:
+            scales = {n: evidence.diagonal.output_norm(n).pow(first.output_power) for n in state.layers}
+        method = Gradual(
+            allocation.counts, granularity, patterns, scales, stages=first.stages, damping=damping
+        )
+    weights = weigh(first.output_weights, batches)
+    telling = _telling(first.method, len(allocation.counts), say)
     return walk(
         state, forward, batches, method, keeps_budget=False, weights=weights, on_layer=telling
     )  # fmt: skip

@@ -51,7 +51,8 @@ def collect_evidence(
         collect(state.model, state.layers, [(b, None) for b in batches], slope, found)
         gradients = {name: found.mean(name) for name in state.layers}
     diagonal: KroneckerDiagonal | None = None
-    if need == "diagonal" or _shares_by_fisher(recipe):
+    by_output = recipe.initial.by_output and recipe.pattern is None
+    if need == "diagonal" or by_output or _shares_by_fisher(recipe):
         few = Counted(statistics_batches(data, recipe, fisher=True), "Fisher of the dense model", say)
         diagonal = collect_diagonal(state.model, state.layers, few, objective, recipe.seed)
     return Evidence(moments, gradients, diagonal, recipe.initial.output_power, recipe.seed)
@@ -89,8 +90,10 @@ def _searched(
         found = alphapruning.spectra(state.layers, tail=rule.tail, published_peak=rule.published_peak)
         observed = replace(observed, spectra=found)
     pairs = teach(state, objective, data.accept)
-    # SparseGPT would take a walk for each value: Wanda's masks stand in for it
-    method = "wanda" if recipe.initial.method == "sparsegpt" else recipe.initial.method
+    # a walk for each value would take too long: other masks stand in for its own
+    method = ("fisher" if recipe.initial.by_output else "wanda") if recipe.initial.by_layer else (
+        recipe.initial.method
+    )  # fmt: skip
 
     def loss(allocation: Allocation) -> float:
         masks = initial_masks(

@@ -21,20 +21,36 @@ class _Part(BaseModel):
 class Initial(_Part):
     """The first mask."""
 
-    method: Literal["magnitude", "wanda", "fisher", "gradient", "random", "sparsegpt"] = Field(
-        "wanda", description="sparsegpt also gives the kept weights new values"
+    method: Literal["magnitude", "wanda", "fisher", "gradient", "random", "sparsegpt", "gradual"] = Field(
+        "wanda", description="sparsegpt and gradual also give the kept weights new values"
     )
     granularity: Literal["layer", "output", "input", "global"] | None = Field(
         None,
         description="what the budget is met over; None: the method's usual one (Wanda output, others layer)",
     )
     output_power: float = Field(
-        0.7, ge=0, le=1, description="fisher: power of the outputs' gradient norms in the scores; 0: Wanda's"
+        0.7,
+        ge=0,
+        le=1,
+        description="fisher, gradual: power of the outputs' gradient norms in the scores; 0: none",
     )
-    damping: float = Field(
-        0.01, ge=0, description="sparsegpt: added to the Gram matrix, in means of its diagonal"
+    damping: float | None = Field(
+        None,
+        ge=0,
+        description="added to the Gram matrix, in means of its diagonal; None: sparsegpt 0.01, gradual 0.03",
     )
-    output_weights: int | None = Field(None, ge=1, description="sparsegpt: as for rows")
+    stages: int = Field(10, ge=1, description="gradual: least squares after each")
+    output_weights: int | None = Field(None, ge=1, description="sparsegpt, gradual: as for rows")
+
+    @property
+    def by_layer(self) -> bool:
+        """Whether the method walks from layer to layer and finds masks and values together."""
+        return self.method in ("sparsegpt", "gradual")
+
+    @property
+    def by_output(self) -> bool:
+        """Whether the method compares rows by the gradients at their outputs."""
+        return self.method == "gradual" and self.output_power > 0 and self.granularity != "output"
 
 
 class CalibrationRanges(_Part):
@@ -287,12 +303,15 @@ class Recipe(_Part):
     def _consistent(self) -> Recipe:
         self._check_pattern()
         r = self.refine
-        if self.initial.method == "sparsegpt" and self.initial.granularity == "global":
-            raise ValueError("sparsegpt prunes layer by layer: set initial.granularity to layer or output")
-        if self.initial.method != "sparsegpt" and self.initial.output_weights is not None:
+        first = self.initial
+        if first.by_layer and first.granularity == "global":
             raise ValueError(
-                f"{self.initial.method} has no errors of outputs to weight: set initial.method to sparsegpt, "
-                "or leave initial.output_weights out"
+                f"{first.method} goes layer by layer: set initial.granularity to layer or output"
+            )
+        if not first.by_layer and first.output_weights is not None:
+            raise ValueError(
+                f"{first.method} has no errors of outputs to weight: set initial.method to sparsegpt or "
+                "gradual, or leave initial.output_weights out"
             )
         if r is not None and r.curvature.kind == "mean_gradient" and r.curvature.scale_by_tokens:
             raise ValueError(
@@ -320,9 +339,12 @@ class Recipe(_Part):
 
     def _check_learned(self, besa: Besa) -> None:
         """ValueError where counts of rows or grids do not go with the other settings."""
-        if self.initial.method == "sparsegpt" and (besa.per == "row" or besa.quantise is not None):
-            raise ValueError("sparsegpt takes a count for each layer and finds values of its own: set "
-                             "allocation.per to layer, and leave allocation.quantise out")  # fmt: skip
+        first = self.initial
+        if first.by_layer and (besa.per == "row" or besa.quantise is not None):
+            raise ValueError(
+                f"{first.method} takes a count for each layer and finds values of its own: set "
+                "allocation.per to layer, and leave allocation.quantise out"
+            )
         if besa.quantise is not None and (self.reconstruct is not None or self.refit is not None):
             name = "reconstruct" if self.reconstruct is not None else "refit"
             raise ValueError(f"{name} would leave the grids of allocation.quantise: leave one of them out")

@@ -21,8 +21,8 @@ class PruneReport:
                     accept_* are the accepting range's: a selection, not a result
     curve           one record a step: what more time bought
     seconds         by phase, `total` last
-    walks           "sparsegpt", "reconstruct" -> one record a layer, where recipes have these; errors are of
-                    the layer's outputs on calibration windows
+    walks           "sparsegpt" or "gradual", "rows", "reconstruct" -> one record a layer, where recipes have
+                    these; errors are of the layer's outputs on calibration windows
     refits          one record a check of the refit: steps, seconds, losses
     allocation      how the budget was shared out: see `Allocation.to_dict`; the method alone where the scores
                     of all layers together did that ("global")

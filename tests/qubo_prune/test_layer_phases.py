@@ -63,23 +63,26 @@ def check_model(model: nn.Module, report: PruneReport, before: dict[str, Tensor]
     assert unchanged(model, others)
 
 
+@pytest.mark.parametrize(("first_method", "damping"), [("sparsegpt", 0.01), ("gradual", 0.03)])
 @pytest.mark.parametrize("family", TINY_MODELS)
-def test_sparsegpt_refined_and_reconstructed(family: str, tmp_path: Path) -> None:
+def test_masks_and_values_refined_and_reconstructed(
+    family: str, first_method: str, damping: float, tmp_path: Path
+) -> None:
     model = TINY_MODELS[family]()
     before = copy(model)
     method = "admm" if family in ("gpt2", "mistral") else "least_squares"
     report = prune(
         model,
         windows(),
-        recipe(sparsity=0.55, initial={"method": "sparsegpt"}, reconstruct={"method": method, "blend": 0.5}),
+        recipe(sparsity=0.55, initial={"method": first_method}, reconstruct={"method": method, "blend": 0.5}),
     )
     check_model(model, report, before, 0.55)
-    first, again = report.walks["sparsegpt"], report.walks["reconstruct"]
+    first, again = report.walks[first_method], report.walks["reconstruct"]
     assert sorted(r.layer for r in first) == sorted(r.layer for r in again) == sorted(report.masks)
     assert all(r.error_before < 1e-9 < r.error_after < 1 for r in first)
     assert all(r.error_after <= r.error_before for r in again)
     assert report.figures["accept_reconstructed"] <= report.figures["accept_refined"]
-    assert report.to_dict()["walks"]["sparsegpt"][0]["details"]["damping"] == 0.01
+    assert report.to_dict()["walks"][first_method][0]["details"]["damping"] == damping
     save_model(model, None, report.masks, tmp_path / "out")
     opened = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert unchanged(opened, copy(model))
@@ -95,12 +98,13 @@ def test_reconstruction_regains_what_the_mask_lost(method: str) -> None:
     assert sum(record.changed for record in report.walks["reconstruct"]) > 7
 
 
-def test_sparsegpt_beats_wanda() -> None:
+def test_sparsegpt_and_gradual_beat_wanda() -> None:
     figures = {}
-    for method in ("wanda", "sparsegpt"):
+    for method in ("wanda", "sparsegpt", "gradual"):
         chosen = recipe(refine=None, reconstruct=None, initial={"method": method})
         figures[method] = prune(tiny_llama(), windows(64), chosen).figures
     assert figures["sparsegpt"]["initial"] < figures["wanda"]["initial"]
+    assert figures["gradual"]["initial"] < figures["sparsegpt"]["initial"]
     assert "reconstructed" not in figures["wanda"]
 
 
@@ -142,6 +146,26 @@ def test_a_classifier() -> None:
     report = prune(model, data, recipe(**changes, reconstruct={"accept": "always"}), loss=loss)
     check_model(model, report, before, 0.5)
     assert len(report.walks["reconstruct"]) == 3
+
+
+def test_gradual_with_a_pattern_rows_and_output_weights() -> None:
+    model = tiny_llama()
+    settings = {"method": "gradual", "stages": 3, "output_weights": 2}
+    report = prune(model, windows(), recipe(initial=settings, pattern="2:4", reconstruct=None))
+    assert all((mask.reshape(-1, 4).sum(1) == 2).all() for mask in report.masks.values())
+    rows = recipe(initial=settings | {"granularity": "output"}, reconstruct=None, refine=None)
+    counts = [mask.sum(1) for mask in prune(tiny_llama(), windows(), rows).masks.values()]
+    assert all(int(c.max() - c.min()) <= 1 for c in counts)
+
+
+def test_the_gradients_at_outputs_share_out_a_layer_of_gradual() -> None:
+    powers = {
+        power: prune(
+            tiny_llama(), windows(), recipe(initial={"method": "gradual", "output_power": power}, refine=None)
+        ).masks
+        for power in (0.0, 1.0)
+    }
+    assert any(not torch.equal(powers[0.0][name].sum(1), mask.sum(1)) for name, mask in powers[1.0].items())
 
 
 # -- refusals, errors and Ctrl-C -----------------------------------------------------------------------

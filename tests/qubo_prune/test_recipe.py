@@ -86,6 +86,7 @@ def test_overrides() -> None:
         ({"initial": {"granularity": "row"}}, "initial.granularity"),
         ({"initial": {"damping": -1}}, "initial.damping"),
         ({"initial": {"method": "sparsegpt", "granularity": "global"}}, "set initial.granularity to layer"),
+        ({"initial": {"method": "gradual", "granularity": "global"}}, "gradual goes layer by layer"),
         ({"reconstruct": {"method": "gradient"}}, "reconstruct.method"),
         ({"reconstruct": {"blend": 1.5}}, "reconstruct.blend"),
         ({"reconstruct": {"damping": []}}, "reconstruct.damping"),

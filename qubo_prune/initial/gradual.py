@@ -1,0 +1,141 @@
+"""Gradual: prune a layer in stages, and let least squares move the kept weights between them.
+
+    walk(state, forward, batches, Gradual(counts))        # see qubo_prune.sequential
+
+What one stage leaves is what the next one scores, so weights that can stand in for one another do not go
+together. Mask and values come together, so this is no score of `initial.METHODS` but a layer-wise method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from qubo_prune.cholesky import inverse_factor
+from qubo_prune.errors import InputError
+from qubo_prune.layerwise import LayerChange, LayerEvidence
+from qubo_prune.reconstruct.least_squares import least_squares
+from qubo_prune.selection import Granularity, keep_topk, nm_mask
+
+STAGES = 10
+"""Of the schedule."""
+
+ITERATIONS = 5
+"""Of conjugate gradients a stage; each goes on from where the last one ended."""
+
+DAMPING = 0.03
+"""In means of the Gram matrix's diagonal; pulls the kept weights towards their original values."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pruned:
+    """A pruned layer: values (out, in) float32, 0 where mask (out, in) bool is False; the damping used."""
+
+    values: Tensor
+    mask: Tensor
+    damping: float
+
+
+@torch.no_grad()
+def gradual(
+    weight: Tensor,
+    gram: Tensor | Sequence[Tensor],
+    n_prune: int,
+    granularity: Granularity = "layer",
+    *,
+    groups: Sequence[slice] = (),
+    row_scale: Tensor | None = None,
+    pattern: tuple[int, int] | None = None,
+    stages: int = STAGES,
+    iterations: int = ITERATIONS,
+    damping: float = DAMPING,
+    name: str = "layer",
+) -> Pruned:
+    """Prune exactly `n_prune` weights of a layer, and give the others the values that make up for it.
+
+    Stage t of T ends with n_prune * (1 - (1 - t/T)^2) weights pruned, after the schedule of Zhu and Gupta
+    (arXiv 1710.01878, equation 1, with power 2 for their 3: the last stages are not as short). A kept weight
+    scores |w_j| / sqrt((H^-1)_jj) * row_scale: the root of twice what the optimal brain surgeon (Hassibi and
+    Stork, 1993) says that it costs. Departure: H is that of all inputs, not of those a row still has, so one
+    inverse serves all rows and stages. Then the kept weights are moved towards the least of
+    |(w - w_0) X|^2 + damping * mean(diag H) * |w - w_0|^2 over the mask, w_0 the original ones, by a few
+    conjugate gradients from where they are (as Boza, arXiv 2401.02938, does by ADMM). Pruned weights stay so.
+
+    weight: (out, in). gram: (in, in) H = E[x x']. granularity: what a stage's count holds over, see
+    `keep_topk`. groups: consecutive rows that have Gram matrices of their own; then gram is one for each
+    group. row_scale: (out,) positive, None: 1 each. pattern: (n, m) keeps n of each m consecutive inputs of a
+    row instead; then `n_prune` and `granularity` are not read, and on the way to it no group prunes more.
+    damping: also in the inverse, where it may be raised, see `cholesky.inverse_factor`.
+
+    Inputs that are always 0 cost nothing, so they go first.
+    InputError: a granularity or a pattern that does not fit, a count outside [0, out * in].
+    """
+    out, inputs = weight.shape
+    if granularity == "global":
+        raise InputError(f"{name}: gradual pruning goes layer by layer: its granularity cannot be global.")
+    if pattern is not None:
+        n, m = pattern
+        if inputs % m or not 0 <= n <= m:
+            raise InputError(f"{name}: {inputs} inputs do not fit a pattern that keeps {n} of each {m}.")
+        n_prune, granularity = out * inputs // m * (m - n), "layer"
+    if not 0 <= n_prune <= weight.numel():
+        raise InputError(f"{name}: n_prune={n_prune} must lie between 0 and its {weight.numel()} weights.")
+    grams = [matrix.float() for matrix in ([gram] if isinstance(gram, Tensor) else gram)]
+    groups = groups or [slice(0, out)]
+    scale = torch.empty(out, inputs, device=weight.device)
+    raised = damping
+    for rows, matrix in zip(groups, grams, strict=True):
+        factor, used = inverse_factor(matrix, damping)
+        raised = max(raised, used)
+        scale[rows] = factor.square().sum(0).rsqrt().masked_fill_(matrix.diagonal() == 0, 0)
+    if row_scale is not None:
+        scale *= row_scale.to(scale)[:, None]
+    original = weight.float()
+    values, mask = original.clone(), torch.ones(weight.shape, dtype=torch.bool, device=weight.device)
+    for stage in range(1, stages + 1):
+        count = round(n_prune * (1 - (1 - stage / stages) ** 2))
+        scores = (values.abs() * scale).masked_fill_(~mask, -1.0)  # what is pruned goes first again
+        if pattern is not None:
+            scores.masked_fill_(nm_mask(scores, n, m, name=name), torch.finfo(scores.dtype).max)
+        mask = keep_topk(scores, count, granularity, name=name)
+        values.masked_fill_(~mask, 0)
+        if count == 0:
+            continue
+        for rows, matrix in zip(groups, grams, strict=True):
+            base = original[rows] * mask[rows]
+            values[rows] = base + least_squares(
+                base, mask[rows], original[rows], matrix, None, damping, values[rows] - base,
+                solver="conjugate_gradients", iterations=iterations, tolerance=1e-4,
+            )  # fmt: skip
+    return Pruned(values, mask, raised)
+
+
+@dataclass(frozen=True)
+class Gradual:
+    """The method of a layer for `sequential.walk`: mask and values from `gradual`.
+
+    counts: layer name -> weights to prune. patterns: layer name -> (n, m), for those that have one.
+    row_scales: layer name -> (out,) positive. The others are as for `gradual`. With output weights in the
+    walk a row's scores are also times the root of its price.
+    """
+
+    counts: Mapping[str, int]
+    granularity: Granularity = "layer"
+    patterns: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    row_scales: Mapping[str, Tensor] = field(default_factory=dict)
+    stages: int = STAGES
+    damping: float = DAMPING
+
+    def __call__(self, name: str, weight: Tensor, mask: Tensor, evidence: LayerEvidence) -> LayerChange:
+        scale, prices = self.row_scales.get(name), evidence.prices
+        if prices is not None:
+            scale = prices.sqrt() if scale is None else scale.to(prices) * prices.sqrt()
+        found = gradual(
+            weight, [part.gram() for _, part in evidence.groups], self.counts[name], self.granularity,
+            groups=[rows for rows, _ in evidence.groups], row_scale=scale, pattern=self.patterns.get(name),
+            stages=self.stages, damping=self.damping, name=f"layer {name!r}",
+        )  # fmt: skip
+        return LayerChange(found.values, found.mask, {"damping": found.damping})
