@@ -26,6 +26,8 @@ from qubo_prune.initial import initial_masks
 from qubo_prune.layer_phases import masks_and_values, rows, weighing
 from qubo_prune.layers import Layer, prunable_layers
 from qubo_prune.objective import Batch, CrossEntropy, CustomLoss, KLToDense, Objective
+from qubo_prune.own_text import check as check_prompts
+from qubo_prune.own_text import with_own_text
 from qubo_prune.preparation import (
     collect_evidence,
     forward_pass,
@@ -85,7 +87,7 @@ def prune(
     tell = on_masks or (lambda name, model: None)
     state = PruneState(model, layers)
     weigh = weighing(state, objective, recipe.seed, say)
-    run, batches = forward_pass(model, objective), statistics_batches(data, recipe)
+    run = forward_pass(model, objective)
     seconds: dict[str, float] = {}
     finished = False
     try:
@@ -96,6 +98,9 @@ def prune(
         if not objective.needs_teacher and report_pairs:
             figures["dense"] = mean_value(model, report_pairs, objective)
         clock.lap("dense")
+        data = with_own_text(model, data, recipe, lambda done, total: say(Progress("own text", done, total)))
+        batches = statistics_batches(data, recipe)
+        clock.lap("own text")
         say(Progress("statistics"))
         evidence = collect_evidence(state, objective, data, recipe, say)
         clock.lap("statistics")
@@ -134,8 +139,8 @@ def prune(
             tell("rows", model)
             clock.lap("on_masks")
         rounds = Rounds(
-            state, objective, recipe, run, itertools.cycle(data.calibrate), batches, data.accept,
-            report_pairs,
+            state, objective, recipe, run, itertools.cycle([*data.calibrate, *data.own]), batches,
+            data.accept, report_pairs,
             None if evidence.moments is None else importance_of(state, evidence), allocation.group,
             None if export_blocks is None else Path(export_blocks), weigh, say, tell, clock, figures, walks,
         )  # fmt: skip
@@ -170,6 +175,8 @@ def check(
     layers = prunable_layers(model, recipe.include, recipe.exclude)
     refine = recipe.refine
     data = Data.of(calibration, refine.batch if refine else 1)
+    if recipe.calibration.own:
+        check_prompts(model, statistics_batches(data, recipe), recipe.calibration.own_prompt)
     again = recipe.reconstruct
     if again is not None and len(statistics_batches(data, recipe)) < 2:
         raise InputError(

@@ -117,12 +117,13 @@ def pattern_of(recipe: Recipe) -> Pattern | None:
 
 
 def statistics_batches(data: Data, recipe: Recipe, *, fisher: bool = False) -> list[Batch]:
-    """The first calibration batches, of as many windows as the recipe's statistics (or its Fisher) take."""
+    """The first calibration batches, of as many windows as the recipe's statistics (or its Fisher) take; and
+    the model's own text, but not for the Fisher."""
     windows = recipe.calibration.windows
     if fisher:
         windows = min(windows, recipe.calibration.fisher_windows or math.ceil(windows / 4))
     count = max(1, windows // max(1, batch_size(data.calibrate[0], unknown=1)))
-    return list(itertools.islice(data.calibrate, count))
+    return [*itertools.islice(data.calibrate, count), *(() if fisher else data.own)]
 
 
 def forward_pass(model: nn.Module, objective: Objective) -> Callable[[Batch], Any]:

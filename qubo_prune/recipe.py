@@ -61,6 +61,13 @@ class CalibrationRanges(_Part):
     fisher_windows: int | None = Field(
         None, ge=1, description="of these windows, for the Fisher of the first mask; None: a quarter"
     )
+    own: int = Field(
+        0,
+        ge=0,
+        description="windows that the dense model writes itself, after prompts from the calibration windows, "
+        "to fit on beside these (own_text.py)",
+    )
+    own_prompt: int = Field(64, ge=1, description="tokens of each prompt")
     accept_windows: int = Field(16, ge=1)
     accept_length: int = Field(128, ge=2)
     report_windows: int = Field(32, ge=1)

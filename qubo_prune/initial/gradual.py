@@ -17,8 +17,8 @@ from torch import Tensor
 from qubo_prune.cholesky import inverse_factor
 from qubo_prune.errors import InputError
 from qubo_prune.layerwise import LayerChange, LayerEvidence
-from qubo_prune.reconstruct.least_squares import least_squares
 from qubo_prune.selection import Granularity, keep_topk, nm_mask
+from qubo_prune.support import conjugate_gradients
 
 STAGES = 10
 """Of the schedule."""
@@ -62,7 +62,8 @@ def gradual(
     Stork, 1993) says that it costs. Departure: H is that of all inputs, not of those a row still has, so one
     inverse serves all rows and stages. Then the kept weights are moved towards the least of
     |(w - w_0) X|^2 + damping * mean(diag H) * |w - w_0|^2 over the mask, w_0 the original ones, by a few
-    conjugate gradients from where they are (as Boza, arXiv 2401.02938, does by ADMM). Pruned weights stay so.
+    conjugate gradients from where they are. Pruned weights stay so. Boza (arXiv 2401.02938) has this scheme
+    with ADMM for the values and the input norm for 1 / sqrt((H^-1)_jj).
 
     weight: (out, in). gram: (in, in) H = E[x x']. granularity: what a stage's count holds over, see
     `keep_topk`. groups: consecutive rows that have Gram matrices of their own; then gram is one for each
@@ -105,10 +106,11 @@ def gradual(
         if count == 0:
             continue
         for rows, matrix in zip(groups, grams, strict=True):
-            base = original[rows] * mask[rows]
-            values[rows] = base + least_squares(
-                base, mask[rows], original[rows], matrix, None, damping, values[rows] - base,
-                solver="conjugate_gradients", iterations=iterations, tolerance=1e-4,
+            gone = original[rows].masked_fill(mask[rows], 0)
+            kept = original[rows] - gone
+            values[rows] = kept + conjugate_gradients(
+                matrix, mask[rows], gone @ matrix, damping * float(matrix.diagonal().mean()),
+                values[rows] - kept, iterations=iterations, tolerance=1e-4,
             )  # fmt: skip
     return Pruned(values, mask, raised)
 

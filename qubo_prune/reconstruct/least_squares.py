@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from qubo_prune.layerwise import LayerChange, LayerEvidence
-from qubo_prune.reconstruct.support import cholesky, conjugate_gradients
+from qubo_prune.support import cholesky, conjugate_gradients
 
 LADDER = (1.0, 0.1, 0.01)
 """Dampings that are tried, in means of the Gram matrix's diagonal."""

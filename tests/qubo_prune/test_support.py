@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from qubo_prune.reconstruct.support import cholesky, conjugate_gradients
+from qubo_prune.support import cholesky, conjugate_gradients
 
 
 def systems(rows: int = 7, n: int = 15, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -29,7 +29,7 @@ def test_both_solve_every_row(seed: int, ridge: float, monkeypatch: pytest.Monke
     gram, mask, rhs = systems(seed=seed)
     expected = by_row(gram, mask, rhs, ridge)
     for elements in (1 << 24, 500):  # all rows at once, and a few
-        monkeypatch.setattr("qubo_prune.reconstruct.support._ELEMENTS", elements)
+        monkeypatch.setattr("qubo_prune.support._ELEMENTS", elements)
         found = conjugate_gradients(gram, mask, rhs, ridge, iterations=200, tolerance=1e-6)
         exact, solved = cholesky(gram, mask, rhs, ridge)
         assert solved.all()

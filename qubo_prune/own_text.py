@@ -1,0 +1,108 @@
+"""Own text: windows that the dense model writes itself, to calibrate on more than the windows there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from qubo_prune.data import Data
+from qubo_prune.errors import InputError
+from qubo_prune.objective import Batch, batch_size
+from qubo_prune.preparation import statistics_batches
+from qubo_prune.recipe import Recipe
+from qubo_prune.statistics.tape import frozen
+
+TOGETHER = 32
+"""Windows written at once: a pass for one token reads all weights, whatever the windows; each has a cache."""
+
+
+@torch.no_grad()
+def write_windows(
+    model: nn.Module,
+    batches: Sequence[Batch],
+    count: int,
+    prompt: int,
+    seed: int = 0,
+    on_token: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """(count, length) token ids: prompts from the calibration windows, continued by the model.
+
+    A continuation is sampled token by token from the model's own distribution, at temperature 1 and without
+    truncation: what the model says is then right, so its KL, gradients and Fisher on this text mean what they
+    mean on real text of the same kind. (Calibration text from the model itself: Williams, Chrysostomou and
+    Aletras, arXiv 2410.17170; here it joins the real text.)
+
+    batches: of token ids (B, length), all of one length. Window i of n continues tokens j to j + prompt of
+    calibration window i mod n, where j is 0 for the first n windows, `prompt` for the next n and so on. An
+    end of text that the model samples is a token like any other.
+    on_token is told (passes done, of); a pass writes one token of up to TOGETHER windows.
+
+    InputError: as for `check`, and a model that keeps no cache of keys and values.
+    """
+    check(model, batches, prompt)
+    windows = torch.cat([b for b in batches if isinstance(b, Tensor)])
+    length = windows.shape[1]
+    starts = [(i % len(windows), i // len(windows) % (length // prompt) * prompt) for i in range(count)]
+    prompts = torch.stack([windows[i, j : j + prompt] for i, j in starts])
+    generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
+    total, done = -(-count // TOGETHER) * (length - prompt), 0
+
+    def told() -> None:
+        nonlocal done
+        done += 1
+        if on_token is not None:
+            on_token(done, total)
+
+    with frozen(model):
+        written = [_continued(model, part, length, generator, told) for part in prompts.split(TOGETHER)]
+    return torch.cat(written)
+
+
+def _continued(
+    model: nn.Module, prompts: Tensor, length: int, generator: torch.Generator, told: Callable[[], None]
+) -> Tensor:
+    """Token ids (B, length) that begin with `prompts`."""
+    given = prompts.to(generator.device)
+    text, cache = [given], None
+    for _ in range(length - prompts.shape[1]):
+        output = model(input_ids=given, past_key_values=cache, use_cache=True)
+        cache = getattr(output, "past_key_values", None)
+        if cache is None:
+            raise InputError("the model keeps no cache of keys and values: set calibration.own to 0")
+        given = torch.multinomial(torch.softmax(output.logits[:, -1].float(), -1), 1, generator=generator)
+        text.append(given)
+        told()
+    return torch.cat(text, 1).to(prompts.device)
+
+
+def with_own_text(
+    model: nn.Module, data: Data, recipe: Recipe, on_token: Callable[[int, int], None] | None = None
+) -> Data:
+    """The data with the windows that the recipe has the model write; the model is as it came."""
+    ranges = recipe.calibration
+    if not ranges.own:
+        return data
+    given = statistics_batches(data, recipe)
+    own = write_windows(model, given, ranges.own, ranges.own_prompt, recipe.seed, on_token)
+    return replace(data, own=torch.split(own, batch_size(given[0])))
+
+
+def check(model: nn.Module, batches: Sequence[Batch], prompt: int) -> None:
+    """InputError: no causal language model, batches that are no token ids of one length, or prompts that
+    leave nothing to write."""
+    if getattr(model, "main_input_name", None) != "input_ids" or not hasattr(model, "generate"):
+        raise InputError("only a causal language model writes own text: set calibration.own to 0")
+    ids = [b for b in batches if isinstance(b, Tensor) and b.dim() == 2 and not b.is_floating_point()]
+    if not ids or len(ids) < len(batches) or len({b.shape[1] for b in ids}) > 1:
+        raise InputError(
+            "own text continues windows of token ids (B, length) of one length: give such batches, or set "
+            "calibration.own to 0"
+        )
+    if not 0 < prompt < ids[0].shape[1]:
+        raise InputError(
+            f"calibration.own_prompt={prompt} leaves nothing of windows of {ids[0].shape[1]} tokens to "
+            "write: make it smaller"
+        )

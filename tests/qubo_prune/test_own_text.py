@@ -1,0 +1,74 @@
+"""Own text: prompts continued by the model's own distribution, used where the recipe says so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from qubo_prune.api import Data, prune
+from qubo_prune.errors import InputError
+from qubo_prune.own_text import write_windows
+from qubo_prune.progress import Progress
+from qubo_prune.recipe import Recipe
+from qubo_prune.testing import TINY_MODELS, tiny_llama, tiny_mlp, tiny_tokens
+
+
+def batches(count: int = 4, length: int = 16) -> list[Tensor]:
+    return list(tiny_tokens(count * length, vocabulary=12).reshape(count, length).split(2))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mistral"])
+def test_prompts_are_continued_and_the_same_seed_writes_the_same(family: str) -> None:
+    model = TINY_MODELS[family]()
+    written = write_windows(model, batches(), 10, 4)
+    windows = torch.cat(batches())
+    assert written.shape == (10, 16)
+    for i, text in enumerate(written):
+        start = i // 4 * 4
+        assert torch.equal(text[:4], windows[i % 4, start : start + 4])
+    assert torch.equal(written, write_windows(model, batches(), 10, 4))
+    assert not torch.equal(written, write_windows(model, batches(), 10, 4, seed=1))
+
+
+def test_tokens_are_drawn_from_the_models_distribution() -> None:
+    model = tiny_llama()
+    window = batches()[0][:1]
+    written = write_windows(model, [window], 4000, 15)[:, 15]
+    with torch.no_grad():
+        expected = torch.softmax(model(window[:, :15]).logits[0, -1].double(), -1)
+    seen = torch.bincount(written, minlength=len(expected)).double() / len(written)
+    assert float((seen - expected).abs().max()) < 4 * float((expected / 4000).sqrt().max())
+
+
+def test_a_run_fits_on_it_too() -> None:
+    def run(own: int, **settings: Any) -> tuple[Any, list[Progress]]:
+        told: list[Progress] = []
+        recipe = Recipe.parse(
+            {"calibration": {"windows": 4, "own": own, "own_prompt": 4}, "refine": None, **settings}
+        )
+        data = Data(batches(8), batches(2), batches(2))
+        return prune(tiny_llama(), data, recipe, on_progress=told.append), told
+
+    for settings in ({}, {"refit": {"epochs": 1}}, {"initial": {"method": "gradual"}}):
+        plain, _ = run(0, **settings)
+        more, told = run(6, **settings)
+        assert any(not torch.equal(mask, more.masks[name]) for name, mask in plain.masks.items())
+        assert "own text" in more.seconds
+        steps = [(p.done, p.total) for p in told if p.phase == "own text"]
+        assert steps[-1] == (12, 12)
+    again, _ = run(6, initial={"method": "gradual"})
+    assert all(torch.equal(mask, more.masks[name]) for name, mask in again.masks.items())
+
+
+def test_refusals() -> None:
+    recipe = Recipe.parse({"calibration": {"own": 2, "own_prompt": 4}, "refine": None})
+    with pytest.raises(InputError, match=r"own_prompt=16 leaves nothing"):
+        write_windows(tiny_llama(), batches(), 2, 16)
+    with pytest.raises(InputError, match="only a causal language model"):
+        prune(tiny_mlp(), [torch.randn(4, 6) for _ in range(4)], recipe, loss=lambda m, b: m(b).sum())
+    odd = [*batches(), *batches(2, 8)]
+    with pytest.raises(InputError, match="of one length"):
+        prune(tiny_llama(), Data(odd, odd, odd), recipe)
