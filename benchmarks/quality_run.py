@@ -151,7 +151,8 @@ def _measured(cell: Cell, recipe: Recipe | None) -> Record:
         stages: dict[str, float] = {}
 
         def on_masks(name: str, model: torch.nn.Module) -> None:
-            if name == "refined" and (recipe.reconstruct or recipe.refit) and name not in stages:
+            later = recipe.reconstruct or recipe.refit  # the masks alone: with the weights as they came
+            if name == "refined" and later and not recipe.initial.moves_values and name not in stages:
                 found = perplexity(model, evaluation, length=s.eval_length, windows=s.eval_windows)
                 stages[name] = found.perplexity
 

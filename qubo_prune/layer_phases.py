@@ -75,9 +75,14 @@ def masks_and_values(
         )
     weights = weigh(first.output_weights, batches)
     telling = _telling(first.method, len(allocation.counts), say)
-    return walk(
+    records = walk(
         state, forward, batches, method, keeps_budget=False, weights=weights, on_layer=telling
     )  # fmt: skip
+    if first.values == "original":
+        masks = state.saved().masks
+        state.restore_dense()
+        state.set_masks(masks)
+    return records
 
 
 def rows(

@@ -40,12 +40,21 @@ class Initial(_Part):
         description="added to the Gram matrix, in means of its diagonal; None: sparsegpt 0.01, gradual 0.03",
     )
     stages: int = Field(10, ge=1, description="gradual: least squares after each")
+    values: Literal["new", "original"] = Field(
+        "new",
+        description="sparsegpt, gradual: of the kept weights; original: the masks alone are taken over",
+    )
     output_weights: int | None = Field(None, ge=1, description="sparsegpt, gradual: as for rows")
 
     @property
     def by_layer(self) -> bool:
         """Whether the method walks from layer to layer and finds masks and values together."""
         return self.method in ("sparsegpt", "gradual")
+
+    @property
+    def moves_values(self) -> bool:
+        """Whether kept weights have new values after the first mask."""
+        return self.by_layer and self.values == "new"
 
     @property
     def by_output(self) -> bool:
@@ -315,6 +324,8 @@ class Recipe(_Part):
             raise ValueError(
                 f"{first.method} goes layer by layer: set initial.granularity to layer or output"
             )
+        if not first.by_layer and first.values == "original":
+            raise ValueError(f"{first.method} leaves the kept weights as they are: leave initial.values out")
         if not first.by_layer and first.output_weights is not None:
             raise ValueError(
                 f"{first.method} has no errors of outputs to weight: set initial.method to sparsegpt or "

@@ -168,6 +168,20 @@ def test_the_gradients_at_outputs_share_out_a_layer_of_gradual() -> None:
     assert any(not torch.equal(powers[0.0][name].sum(1), mask.sum(1)) for name, mask in powers[1.0].items())
 
 
+@pytest.mark.parametrize("method", ["sparsegpt", "gradual"])
+def test_masks_alone_of_a_method_that_finds_values_too(method: str) -> None:
+    model, moved = tiny_llama(), tiny_llama()
+    before = copy(model)
+    settings = {"method": method, "values": "original"}
+    report = prune(model, windows(), recipe(initial=settings, refine=None, reconstruct=None))
+    both = prune(moved, windows(), recipe(initial={"method": method}, refine=None, reconstruct=None))
+    for name, mask in report.masks.items():
+        assert torch.equal(mask, both.masks[name])
+        assert torch.equal(model.get_submodule(name).weight, torch.where(mask, before[f"{name}.weight"], 0.0))
+        assert not torch.equal(model.get_submodule(name).weight, moved.get_submodule(name).weight)
+    assert report.figures["initial"] > both.figures["initial"]
+
+
 # -- refusals, errors and Ctrl-C -----------------------------------------------------------------------
 
 
