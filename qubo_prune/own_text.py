@@ -24,7 +24,7 @@ def write_windows(
     model: nn.Module,
     batches: Sequence[Batch],
     count: int,
-    prompt: int,
+    prompt: int | None = None,
     seed: int = 0,
     on_token: Callable[[int, int], None] | None = None,
 ) -> Tensor:
@@ -35,9 +35,10 @@ def write_windows(
     mean on real text of the same kind. (Calibration text from the model itself: Williams, Chrysostomou and
     Aletras, arXiv 2410.17170; here it joins the real text.)
 
-    batches: of token ids (B, length), all of one length. Window i of n continues tokens j to j + prompt of
-    calibration window i mod n, where j is 0 for the first n windows, `prompt` for the next n and so on. An
-    end of text that the model samples is a token like any other.
+    batches: of token ids (B, length), all of one length. prompt: how many tokens; None: an eighth of them.
+    Window i of n continues tokens j to j + prompt of calibration window i mod n, where j is 0 for the first n
+    windows, `prompt` for the next n and so on. An end of text that the model samples is a token like any
+    other.
     on_token is told (passes done, of); a pass writes one token of up to TOGETHER windows.
 
     InputError: as for `check`, and a model that keeps no cache of keys and values.
@@ -45,6 +46,7 @@ def write_windows(
     check(model, batches, prompt)
     windows = torch.cat([b for b in batches if isinstance(b, Tensor)])
     length = windows.shape[1]
+    prompt = prompt or max(1, length // 8)
     starts = [(i % len(windows), i // len(windows) % (length // prompt) * prompt) for i in range(count)]
     prompts = torch.stack([windows[i, j : j + prompt] for i, j in starts])
     generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
@@ -90,7 +92,7 @@ def with_own_text(
     return replace(data, own=torch.split(own, batch_size(given[0])))
 
 
-def check(model: nn.Module, batches: Sequence[Batch], prompt: int) -> None:
+def check(model: nn.Module, batches: Sequence[Batch], prompt: int | None = None) -> None:
     """InputError: no causal language model, batches that are no token ids of one length, or prompts that
     leave nothing to write."""
     if getattr(model, "main_input_name", None) != "input_ids" or not hasattr(model, "generate"):
@@ -101,7 +103,7 @@ def check(model: nn.Module, batches: Sequence[Batch], prompt: int) -> None:
             "own text continues windows of token ids (B, length) of one length: give such batches, or set "
             "calibration.own to 0"
         )
-    if not 0 < prompt < ids[0].shape[1]:
+    if not 0 < (prompt or 1) < ids[0].shape[1]:
         raise InputError(
             f"calibration.own_prompt={prompt} leaves nothing of windows of {ids[0].shape[1]} tokens to "
             "write: make it smaller"

@@ -76,7 +76,9 @@ class CalibrationRanges(_Part):
         description="windows that the dense model writes itself, after prompts from the calibration windows, "
         "to fit on beside these (own_text.py)",
     )
-    own_prompt: int = Field(64, ge=1, description="tokens of each prompt")
+    own_prompt: int | None = Field(
+        None, ge=1, description="tokens of each prompt; None: an eighth of a window"
+    )
     accept_windows: int = Field(16, ge=1)
     accept_length: int = Field(128, ge=2)
     report_windows: int = Field(32, ge=1)
