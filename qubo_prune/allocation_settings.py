@@ -95,7 +95,7 @@ class Owl(_Part):
     spread: float = Field(
         0.08, ge=0, le=0.5, description="the paper's lambda: rates differ by twice this at most"
     )
-    search: list[Annotated[float, Field(ge=0, le=1)]] = Field(
+    search: list[Annotated[float, Field(ge=0, le=0.5)]] = Field(
         default_factory=list,
         description="values of spread to try; that of the first mask with the least accepting loss is taken",
     )

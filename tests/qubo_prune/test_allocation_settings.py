@@ -48,6 +48,7 @@ def test_overrides() -> None:
         ({"allocation": {"method": "alphapruning", "metric": "size"}}, r"allocation\.metric: .*'alpha'"),
         ({"allocation": {"method": "alphapruning", "ceiling": 1}}, r"allocation\.ceiling"),
         ({"allocation": {"method": "alphapruning", "group": 1}}, r"allocation\.group"),
+        ({"allocation": {"method": "owl", "search": [0.1, 0.6]}}, r"allocation\.search\.1"),
         (
             {"allocation": {"method": "alphapruning", "floor": 0.8, "ceiling": 0.7}},
             "floor 0.8 is above ceiling",

@@ -34,3 +34,14 @@ def test_budgets(name: str) -> None:
         if name.endswith("-2-4"):
             assert bool((mask.reshape(-1, 4).sum(1) == 2).all())
     assert report.figures["refit"] <= report.figures["initial"]
+
+
+def test_masks_leaves_the_kept_weights_as_they_came() -> None:
+    model, dense = tiny_llama(), tiny_llama()
+    short = {"calibration.windows": 8, "refine.steps": 2, "refine.trust.swaps": 8}
+    windows = tiny_tokens(32 * 16, vocabulary=12).reshape(32, 16)
+    report = prune(model, windows, Recipe.load("masks", short | {"refine.candidates.max_flip": 1.0}))
+    assert report.swaps > 0
+    for name, mask in report.masks.items():
+        weight = dense.get_submodule(name).weight
+        assert torch.equal(model.get_submodule(name).weight, torch.where(mask, weight, 0.0))
