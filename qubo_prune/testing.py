@@ -5,12 +5,15 @@ package.
     tokens = tiny_tokens(64)        # int64 (64,)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from qubo_prune.forward import forward_of
+from qubo_prune.layers import Layer
 
 VOCABULARY = 258
 """256 bytes, then `<|end|>` and `<unk>`: the tiny tokenizer's, and the tiny models'."""
@@ -143,3 +146,16 @@ def tiny_tokenizer() -> Any:
 def tiny_tokens(n: int, seed: int = 0, vocabulary: int = VOCABULARY) -> Tensor:
     """int64 (n,) token ids, uniform in [0, vocabulary), the same for the same seed."""
     return torch.randint(vocabulary, (n,), generator=torch.Generator().manual_seed(seed))
+
+
+def inputs_of(model: nn.Module, layer: Layer, data: Iterable[Any]) -> Tensor:
+    """(T, in) float64 inputs of a layer, position by position, by whole passes of the batches."""
+    seen: list[Tensor] = []
+    handle = layer.module.register_forward_pre_hook(
+        lambda module, args: seen.append(args[0].detach().reshape(-1, args[0].shape[-1]).double())
+    )
+    with torch.no_grad():
+        for batch in data:
+            forward_of(model)(batch)
+    handle.remove()
+    return torch.cat(seen)

@@ -12,7 +12,7 @@ from qubo_prune.api import Data, prune
 from qubo_prune.errors import InputError
 from qubo_prune.forward import forward_of
 from qubo_prune.initial import initial_masks
-from qubo_prune.layers import Layer, prunable_layers
+from qubo_prune.layers import prunable_layers
 from qubo_prune.layerwise import LayerChange, LayerEvidence
 from qubo_prune.masks import verify
 from qubo_prune.objective import CrossEntropy, KLToDense
@@ -22,26 +22,13 @@ from qubo_prune.refine.rows import Rows
 from qubo_prune.sequential import walk
 from qubo_prune.state import PruneState
 from qubo_prune.statistics.output_weights import OutputWeights, collect_output_weights
-from qubo_prune.testing import TINY_MODELS, tiny_llama, tiny_tokens
+from qubo_prune.testing import TINY_MODELS, inputs_of, tiny_llama, tiny_tokens
 
 pytestmark = pytest.mark.slow
 
 
 def batches(n: int = 3) -> list[Tensor]:
     return [tiny_tokens(2 * (16 + seed), seed, 12).reshape(2, -1) for seed in range(n)]
-
-
-def inputs_of(model: nn.Module, layer: Layer, data: list[Tensor]) -> Tensor:
-    """(T, in) float64 inputs of a layer, by whole passes."""
-    seen: list[Tensor] = []
-    handle = layer.module.register_forward_pre_hook(
-        lambda module, args: seen.append(args[0].detach().reshape(-1, args[0].shape[-1]).double())
-    )
-    with torch.no_grad():
-        for batch in data:
-            forward_of(model)(batch)
-    handle.remove()
-    return torch.cat(seen)
 
 
 def pruned(family: str) -> PruneState:

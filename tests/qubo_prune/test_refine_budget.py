@@ -30,6 +30,7 @@ from qubo_prune.refine.pairs import (
 )
 from qubo_prune.state import PruneState
 from qubo_prune.testing import TINY_MODELS, tiny_gpt2, tiny_llama, tiny_tokens
+from qubo_solvers import CardinalityQubo
 
 SMALL: dict[str, Any] = {
     "steps": 6,
@@ -212,35 +213,20 @@ def test_every_state_keeps_the_budget(
     assert (between > 0) == (budget == "global")
 
 
-def test_the_problem_of_a_global_budget_has_one_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    problems = []
-    solve = icbs.solve_problem
-
-    def watch(problem: Any, *args: Any, **kw: Any) -> Any:
-        problems.append(problem)
-        return solve(problem, *args, **kw)
-
-    monkeypatch.setattr(icbs, "solve_problem", watch)
+def test_the_problem_of_a_global_budget_has_one_count(solved: list[tuple[CardinalityQubo, Any]]) -> None:
     prune(tiny_llama(), tokens(), Recipe.parse({"refine": merged({"budget": "global"})}))
-    assert problems
-    for problem in problems:
+    assert solved
+    for problem, _ in solved:
         assert problem.n_groups == 1
         assert problem.lower == problem.upper == problem.n // 2
         assert abs(problem.energy(problem.reference)) < 1e-9
 
 
-def test_rows_that_have_more_than_one_swap(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_have_more_than_one_swap(solved: list[tuple[CardinalityQubo, Any]]) -> None:
     """Groups of the problems are rows, of at most two times `per_row` weights, some of more than two."""
-    problems = []
-    solve = icbs.solve_problem
-
-    def watch(problem: Any, *args: Any, **kw: Any) -> Any:
-        problems.append(problem)
-        return solve(problem, *args, **kw)
-
-    monkeypatch.setattr(icbs, "solve_problem", watch)
     changes = merged({"budget": "row", "scope": "one_layer", "candidates": {"per_row": 3}})
     prune(tiny_gpt2(), tokens(), Recipe.parse({"refine": changes}))
+    problems = [problem for problem, _ in solved]
     sizes = [int(size) for problem in problems for size in problem.group_sizes()]
     assert set(sizes) == {2, 4, 6}
     assert all((problem.lower == problem.group_sizes() // 2).all() for problem in problems)

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-import qubo_prune.refine.icbs as icbs
 from qubo_prune.api import prune
 from qubo_prune.blocks import Block
 from qubo_prune.errors import InputError
@@ -26,7 +25,7 @@ from qubo_prune.statistics.collect import collect
 from qubo_prune.statistics.fisher import KroneckerDiagonal
 from qubo_prune.statistics.input_gram import InputGram
 from qubo_prune.testing import tiny_gpt2, tiny_llama, tiny_tokens
-from qubo_solvers import LowRankSparse, solve
+from qubo_solvers import CardinalityQubo, LowRankSparse, solve
 
 SMALL: dict[str, Any] = {
     "steps": 3,
@@ -193,42 +192,24 @@ def test_what_is_added_to_the_curvature(damping: float) -> None:
 
 @pytest.mark.parametrize("solver", ["descent", "anneal", "tabu"])
 @pytest.mark.parametrize("budget", ["row", "layer", "global"])
-def test_solved_by_the_loop(solver: str, budget: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    problems, energies = [], []
-    inner = icbs.solve_problem
-
-    def watch(problem: Any, *args: Any, **kw: Any) -> Any:
-        problems.append(problem)
-        found = inner(problem, *args, **kw)
-        energies.append(found.energy)
-        return found
-
-    monkeypatch.setattr(icbs, "solve_problem", watch)
+def test_solved_by_the_loop(solver: str, budget: str, solved: list[tuple[CardinalityQubo, Any]]) -> None:
     candidates = {**SMALL["candidates"], "concentrated": True, "max_variables": 80}
     changes = {"budget": budget, "candidates": candidates, "solver": {"name": solver}}
     report = prune(tiny_llama(), tokens(), Recipe.parse({"refine": {**SMALL, **changes}}))
     assert report.to_dict()["sparsity"] == 0.5
-    assert len(problems) == 3
-    for problem, energy in zip(problems, energies, strict=True):
+    assert len(solved) == 3
+    for problem, solution in solved:
         assert isinstance(problem.quadratic, LowRankSparse)
         assert len(problem.quadratic.value)
         assert abs(problem.energy(problem.reference)) < 1e-9
-        assert energy <= 0
+        assert solution.energy <= 0
 
 
-def test_small_blocks_are_solved_to_the_optimum(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_blocks_are_solved_to_the_optimum(solved: list[tuple[CardinalityQubo, Any]]) -> None:
     """What the oracle, which writes the matrix out, finds, annealing of the sparse form finds too."""
-    problems = []
-    inner = icbs.solve_problem
-
-    def watch(problem: Any, *args: Any, **kw: Any) -> Any:
-        problems.append(problem)
-        return inner(problem, *args, **kw)
-
-    monkeypatch.setattr(icbs, "solve_problem", watch)
     candidates = {**SMALL["candidates"], "concentrated": True, "max_variables": 14}
     prune(tiny_llama(), tokens(), Recipe.parse({"refine": {**SMALL, "candidates": candidates}}))
-    for problem in problems:
+    for problem, _ in solved:
         best = solve(problem, "exhaustive").energy
         assert solve(problem, "anneal", seed=1).energy == pytest.approx(best, rel=1e-9)
         assert solve(problem, "tabu", seed=1).energy == pytest.approx(best, rel=1e-9)

@@ -17,7 +17,7 @@ from qubo_prune.layerwise import LayerChange, LayerEvidence
 from qubo_prune.masks import verify
 from qubo_prune.sequential import LayerRecord, walk
 from qubo_prune.state import PruneState
-from qubo_prune.testing import TINY_MODELS, tiny_llama, tiny_mlp, tiny_qwen2, tiny_tokens
+from qubo_prune.testing import TINY_MODELS, inputs_of, tiny_llama, tiny_mlp, tiny_qwen2, tiny_tokens
 
 
 def batches(n: int = 4) -> list[Tensor]:
@@ -28,19 +28,6 @@ def pruned(family: str = "llama", **settings: Any) -> PruneState:
     model = TINY_MODELS[family](**settings)
     layers = prunable_layers(model)
     return PruneState(model, layers, initial_masks("magnitude", layers, 0.5))
-
-
-def inputs_of(model: nn.Module, layer: Layer, data: list[Tensor]) -> Tensor:
-    """(T, in) float64 inputs of a layer, by whole passes."""
-    seen: list[Tensor] = []
-    handle = layer.module.register_forward_pre_hook(
-        lambda module, args: seen.append(args[0].detach().reshape(-1, args[0].shape[-1]).double())
-    )
-    with torch.no_grad():
-        for batch in data:
-            forward_of(model)(batch)
-    handle.remove()
-    return torch.cat(seen)
 
 
 class Watch:
