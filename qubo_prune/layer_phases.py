@@ -76,7 +76,9 @@ def masks_and_values(
     weights = weigh(first.output_weights, batches)
     telling = _telling(first.method, len(allocation.counts), say)
     records = walk(
-        state, forward, batches, method, keeps_budget=False, weights=weights, on_layer=telling
+        state, forward, batches, method,
+        blend=first.blend if first.method == "gradual" else 0.0, keeps_budget=False, weights=weights,
+        on_layer=telling,
     )  # fmt: skip
     if first.values == "original":
         masks = state.saved().masks

@@ -40,6 +40,7 @@ class Initial(_Part):
         description="added to the Gram matrix, in means of its diagonal; None: sparsegpt 0.01, gradual 0.03",
     )
     stages: int = Field(10, ge=1, description="gradual: least squares after each")
+    blend: float = Field(0.0, ge=0, le=1, description="gradual: as for reconstruct")
     values: Literal["new", "original"] = Field(
         "new",
         description="sparsegpt, gradual: of the kept weights; original: the masks alone are taken over",
@@ -326,6 +327,8 @@ class Recipe(_Part):
             raise ValueError(
                 f"{first.method} goes layer by layer: set initial.granularity to layer or output"
             )
+        if first.method != "gradual" and first.blend:
+            raise ValueError("only gradual pruning has targets to blend: leave initial.blend out")
         if not first.by_layer and first.values == "original":
             raise ValueError(f"{first.method} leaves the kept weights as they are: leave initial.values out")
         if not first.by_layer and first.output_weights is not None:

@@ -46,6 +46,7 @@ def gradual(
     n_prune: int,
     granularity: Granularity = "layer",
     *,
+    drift: Tensor | Sequence[Tensor] | None = None,
     groups: Sequence[slice] = (),
     row_scale: Tensor | None = None,
     pattern: tuple[int, int] | None = None,
@@ -61,14 +62,15 @@ def gradual(
     scores |w_j| / sqrt((H^-1)_jj) * row_scale: the root of twice what the optimal brain surgeon (Hassibi and
     Stork, 1993) says that it costs. Departure: H is that of all inputs, not of those a row still has, so one
     inverse serves all rows and stages. Then the kept weights are moved towards the least of
-    |(w - w_0) X|^2 + damping * mean(diag H) * |w - w_0|^2 over the mask, w_0 the original ones, by a few
-    conjugate gradients from where they are. Pruned weights stay so. Boza (arXiv 2401.02938) has this scheme
-    with ADMM for the values and the input norm for 1 / sqrt((H^-1)_jj).
+    E[(w x - w_0 x_t)^2] + damping * mean(diag H) * |w - w_0|^2 over the mask, w_0 the original ones and x_t
+    their input that counts, by a few conjugate gradients from where they are. Pruned weights stay so. Boza
+    (arXiv 2401.02938) has this scheme with ADMM for the values and the input norm for 1 / sqrt((H^-1)_jj).
 
     weight: (out, in). gram: (in, in) H = E[x x']. granularity: what a stage's count holds over, see
-    `keep_topk`. groups: consecutive rows that have Gram matrices of their own; then gram is one for each
-    group. row_scale: (out,) positive, None: 1 each. pattern: (n, m) keeps n of each m consecutive inputs of a
-    row instead; then `n_prune` and `granularity` are not read, and on the way to it no group prunes more.
+    `keep_topk`. drift: (in, in) E[x (x_t - x)'], None: x_t is x. groups: consecutive rows that have moments
+    of their own; then gram and drift are one for each group. row_scale: (out,), None: 1 each.
+    pattern: (n, m) keeps n of each m consecutive inputs of a row instead; then `n_prune` and `granularity`
+    are not read, and on the way to it no group prunes more.
     damping: also in the inverse, where it may be raised, see `cholesky.inverse_factor`.
 
     Inputs that are always 0 cost nothing, so they go first.
@@ -85,6 +87,7 @@ def gradual(
     if not 0 <= n_prune <= weight.numel():
         raise InputError(f"{name}: n_prune={n_prune} must lie between 0 and its {weight.numel()} weights.")
     grams = [matrix.float() for matrix in ([gram] if isinstance(gram, Tensor) else gram)]
+    drifts = [drift] * len(grams) if drift is None or isinstance(drift, Tensor) else list(drift)
     groups = groups or [slice(0, out)]
     scale = torch.empty(out, inputs, device=weight.device)
     raised = damping
@@ -105,12 +108,13 @@ def gradual(
         values.masked_fill_(~mask, 0)
         if count == 0:
             continue
-        for rows, matrix in zip(groups, grams, strict=True):
+        for rows, matrix, moved in zip(groups, grams, drifts, strict=True):
             gone = original[rows].masked_fill(mask[rows], 0)
             kept = original[rows] - gone
+            rhs = gone @ matrix if moved is None else gone @ matrix + original[rows] @ moved.t().float()
             values[rows] = kept + conjugate_gradients(
-                matrix, mask[rows], gone @ matrix, damping * float(matrix.diagonal().mean()),
-                values[rows] - kept, iterations=iterations, tolerance=1e-4,
+                matrix, mask[rows], rhs, damping * float(matrix.diagonal().mean()), values[rows] - kept,
+                iterations=iterations, tolerance=1e-4,
             )  # fmt: skip
     return Pruned(values, mask, raised)
 
@@ -135,9 +139,11 @@ class Gradual:
         scale, prices = self.row_scales.get(name), evidence.prices
         if prices is not None:
             scale = prices.sqrt() if scale is None else scale.to(prices) * prices.sqrt()
+        drifts = [moved for _, part in evidence.groups if (moved := part.drift()) is not None]
         found = gradual(
             weight, [part.gram() for _, part in evidence.groups], self.counts[name], self.granularity,
-            groups=[rows for rows, _ in evidence.groups], row_scale=scale, pattern=self.patterns.get(name),
-            stages=self.stages, damping=self.damping, name=f"layer {name!r}",
+            drift=drifts or None, groups=[rows for rows, _ in evidence.groups], row_scale=scale,
+            pattern=self.patterns.get(name), stages=self.stages, damping=self.damping,
+            name=f"layer {name!r}",
         )  # fmt: skip
         return LayerChange(found.values, found.mask, {"damping": found.damping})

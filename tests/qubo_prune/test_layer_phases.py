@@ -150,7 +150,7 @@ def test_a_classifier() -> None:
 
 def test_gradual_with_a_pattern_rows_and_output_weights() -> None:
     model = tiny_llama()
-    settings = {"method": "gradual", "stages": 3, "output_weights": 2}
+    settings = {"method": "gradual", "stages": 3, "output_weights": 2, "blend": 0.5}
     report = prune(model, windows(), recipe(initial=settings, pattern="2:4", reconstruct=None))
     assert all((mask.reshape(-1, 4).sum(1) == 2).all() for mask in report.masks.values())
     rows = recipe(initial=settings | {"granularity": "output"}, reconstruct=None, refine=None)

@@ -88,6 +88,7 @@ def test_overrides() -> None:
         ({"initial": {"method": "sparsegpt", "granularity": "global"}}, "set initial.granularity to layer"),
         ({"initial": {"method": "gradual", "granularity": "global"}}, "gradual goes layer by layer"),
         ({"initial": {"method": "wanda", "values": "original"}}, "leave initial.values out"),
+        ({"initial": {"method": "sparsegpt", "blend": 0.5}}, "leave initial.blend out"),
         ({"reconstruct": {"method": "gradient"}}, "reconstruct.method"),
         ({"reconstruct": {"blend": 1.5}}, "reconstruct.blend"),
         ({"reconstruct": {"damping": []}}, "reconstruct.damping"),
