@@ -68,16 +68,34 @@ class Blocks:
     ) -> list[Tensor]:
         """The inputs (..., in) of the first `calls` calls of a layer, at most up to the end of block `stop`
         (None: of the pass); see `run` for start and given."""
-        found: list[Tensor] = []
+        wanted = {layer.name: (layer, calls)}
+        return self.inputs_of(batch, wanted, stop=stop, start=start, given=given)[layer.name]
 
-        def see(module: nn.Module, args: tuple[Any, ...]) -> None:
-            found.append(args[0].detach().clone())  # the model may write into it later
-            if len(found) == calls:
+    def inputs_of(
+        self,
+        batch: Any,
+        wanted: Mapping[str, tuple[Layer, int]],
+        *,
+        stop: int | None,
+        start: int = -1,
+        given: Any = None,
+    ) -> dict[str, list[Tensor]]:
+        """As `inputs`, of several layers from one pass; wanted: name -> (layer, calls)."""
+        found: dict[str, list[Tensor]] = {name: [] for name in wanted}
+
+        def see(module: nn.Module, args: tuple[Any, ...], name: str) -> None:
+            if len(found[name]) < wanted[name][1]:
+                found[name].append(args[0].detach().clone())  # the model may write into it later
+            if all(len(found[other]) == calls for other, (_, calls) in wanted.items()):
                 raise _Done
 
         with ExitStack() as stack:
             self._replace(stack, start, given)
-            stack.callback(layer.module.register_forward_pre_hook(see).remove)
+            for name, (layer, _) in wanted.items():
+                handle = layer.module.register_forward_pre_hook(
+                    lambda module, args, name=name: see(module, args, name)
+                )
+                stack.callback(handle.remove)
             if stop is not None:
                 stack.callback(self._blocks[stop].register_forward_hook(_end).remove)
             _until_done(self._forward, batch)

@@ -27,6 +27,9 @@ from qubo_prune.statistics.paths import PathEvidence, PathMoments
 from qubo_prune.statistics.row_groups import GroupedEvidence
 from qubo_prune.statistics.tape import frozen
 
+DENSE_BYTES = 2 << 30
+"""Of dense inputs that are kept for the layers of a block; those that do not fit are computed again."""
+
 
 @dataclass(frozen=True)
 class LayerRecord:
@@ -79,11 +82,11 @@ def walk(
               errors of blocks are weighted by them; None: all positions and outputs count alike
     on_layer  called after each layer
 
-    Memory: the output of one block for all batches (with blend two), in the model's dtype, and for one group
-    of layers the sums of moments: up to 3 * 8 * in^2 bytes, twice with held-out batches; with weights for one
-    layer, times its groups of channels, at the cost of a pass for each layer. Layers outside the
-    blocks come last, each group at the cost of passes through the whole model; so does every layer of a model
-    without blocks, or which does not call them one after another.
+    Memory: the output of one block for all batches (with blend two, and up to DENSE_BYTES of inputs), in the
+    model's dtype, and for one group of layers the sums of moments: up to 3 * 8 * in^2 bytes, twice with
+    held-out batches; with weights for one layer, times its groups of channels, at the cost of a pass for each
+    layer. Layers outside the blocks come last, each group at the cost of passes through the whole model; so
+    does every layer of a model without blocks, or which does not call them one after another.
 
     InputError: nothing to hold out, a layer that saw no input or none that is finite, or whose inputs differ
     in number on the two paths or from what the weights were collected at, an answer of the method that does
@@ -193,6 +196,11 @@ class _Path:
     def inputs(self, i: int, layer: Layer, calls: int, stop: int | None) -> list[Tensor]:
         return self._blocks.inputs(self._batches[i], layer, calls, stop=stop, **self._from(i, stop))
 
+    def inputs_of(
+        self, i: int, wanted: Mapping[str, tuple[Layer, int]], stop: int | None
+    ) -> dict[str, list[Tensor]]:
+        return self._blocks.inputs_of(self._batches[i], wanted, stop=stop, **self._from(i, stop))
+
     def output(self, i: int, stop: int) -> Tensor:
         """What block `stop` gives, the hidden state alone."""
         return first_tensor(self._blocks.run(self._batches[i], stop=stop, **self._from(i)))
@@ -235,6 +243,10 @@ class _Walker:
             self._inside.append([layer for layer in state.layers if layer.startswith(f"{name}.{i}.")])
         self._pruned = _Path(blocks, batches)
         self._dense = _Path(blocks, batches) if blend else None
+        self._leaders: dict[str, str] = {}  # of the stage's layers
+        self._wanted: dict[str, tuple[Layer, int]] = {}
+        self._dense_inputs: dict[int, dict[str, list[Tensor]]] = {}  # batch -> leader -> inputs
+        self._dense_bytes = 0
         self.stages: list[tuple[int | None, list[str]]] = [
             (i, names) for i, names in enumerate(self._inside) if names
         ]
@@ -294,6 +306,10 @@ class _Walker:
                 break
         for name in left:
             PathMoments().check(name)
+        self._leaders = {name: leader for leader, (members, _) in found.items() for name in members}
+        self._wanted = {leader: (self._state.layers[leader], calls) for leader, (_, calls) in found.items()}
+        self._dense_inputs.clear()
+        self._dense_bytes = 0
         return found
 
     def evidence(
@@ -325,7 +341,7 @@ class _Walker:
         for i in range(len(self._batches)):
             into = fit if i < self._fitted else held
             seen = self._pruned.inputs(i, layer, calls, stop)
-            distances = self._distances(i, seen, layer, calls, stop)
+            distances = self._distances(i, seen, layer, stop)
             weights = None if self._weights is None else self._weights.of(layer.name, i, seen)
             for call, (x, e) in enumerate(zip(seen, distances, strict=True)):
                 for c, moments in enumerate(into):
@@ -333,16 +349,28 @@ class _Walker:
         return [(f, h if h.tokens else None) for f, h in zip(fit, held, strict=True)]
 
     def _distances(
-        self, i: int, seen: Sequence[Tensor], layer: Layer, calls: int, stop: int | None
+        self, i: int, seen: Sequence[Tensor], layer: Layer, stop: int | None
     ) -> Sequence[Tensor | None]:
         """blend * (input in the dense model - input seen), call by call; None each without a dense path."""
         if self._dense is None:
             return [None] * len(seen)
-        names = self._state.layers if stop is None else self._inside[stop]
-        with self._state.dense(names):
-            there = self._dense.inputs(i, layer, calls, stop)
+        there = self._inputs_in_dense(self._dense, i, self._leaders[layer.name], stop)
         if [x.shape for x in there] != [x.shape for x in seen]:
             raise InputError(
                 f"layer {layer.name!r} sees other numbers of inputs in the dense model: set blend to 0"
             )
         return [self._blend * (y.float() - x.float()) for x, y in zip(seen, there, strict=True)]
+
+    def _inputs_in_dense(self, path: _Path, i: int, leader: str, stop: int | None) -> list[Tensor]:
+        """Of a group of layers; those of all groups of the stage come from one pass and are kept for the rest
+        of the stage, as far as they fit."""
+        if i in self._dense_inputs:
+            return self._dense_inputs[i][leader]
+        fits = self._dense_bytes < DENSE_BYTES
+        wanted = self._wanted if fits else {leader: self._wanted[leader]}
+        with self._state.dense(self._state.layers if stop is None else self._inside[stop]):
+            found = path.inputs_of(i, wanted, stop)
+        if fits:
+            self._dense_inputs[i] = found
+            self._dense_bytes += sum(x.nbytes for inputs in found.values() for x in inputs)
+        return found[leader]

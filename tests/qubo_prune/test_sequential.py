@@ -89,6 +89,12 @@ def test_evidence_is_that_of_whole_passes(family: str, blend: float, held: int) 
     verify(state.layers, state.masks, state.kept_values)
 
 
+@pytest.mark.parametrize("room", [0, 4000])
+def test_inputs_of_the_dense_path_that_do_not_fit(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qubo_prune.sequential.DENSE_BYTES", room)
+    test_evidence_is_that_of_whole_passes("llama", 0.3, 1)
+
+
 def test_layers_outside_the_blocks_and_models_without_blocks() -> None:
     model = tiny_llama()
     layers = prunable_layers(model, include=["*.mlp.*", "lm_head"])
