@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
+from qubo_prune.allocation_settings import Besa
 from qubo_prune.cli.output import assignments
 from qubo_prune.errors import InputError
 from qubo_prune.patterns import Pattern
@@ -140,7 +141,7 @@ class Cell:
         }
         if self.method is not None:
             try:
-                found["recipe"] = self.recipe().model_dump(mode="json", exclude_defaults=True)
+                found["recipe"] = _changed(self.recipe())
             except InputError:
                 found["settings"] = {"source": self.method.source, **self.method.settings}
         return found
@@ -150,6 +151,18 @@ class Cell:
         """The same for the same cell in every run: what a bench is resumed by."""
         text = json.dumps(self.described(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _changed(recipe: Recipe) -> dict[str, Any]:
+    """What is not at its default, with the names of the allocation and of the one between blocks: each has
+    defaults of its own."""
+    found = recipe.model_dump(mode="json", exclude_defaults=True)
+    rule = recipe.allocation
+    if "allocation" in found:
+        found["allocation"]["method"] = rule.method
+    if isinstance(rule, Besa) and "between" in found.get("allocation", {}):
+        found["allocation"]["between"]["method"] = rule.between.method
+    return found
 
 
 def matrix(

@@ -162,6 +162,9 @@ def test_keys_change_with_what_matters(bench: dict[str, ModuleType]) -> None:
 
     different = [key(), key("wanda"), key("default:refine.steps=3")]
     different += [key(target="2:4"), key(seed=1), key(windows=9)]
+    different += [key(f"a=wanda:allocation.method={name}") for name in ("alphapruning", "owl", "besa")]
+    between = "a=wanda:allocation.method=besa:allocation.between.method="
+    different += [key(between + name) for name in ("alphapruning", "owl")]
     assert len(set(different)) == len(different)
     assert key() == key()
 
