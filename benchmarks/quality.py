@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import signal
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -170,4 +171,5 @@ def _report(records: list[dict[str, Any]], folder: Path) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a kill ends the cell's process too, as Ctrl-C
     sys.exit(main())
