@@ -77,7 +77,7 @@ def masks_and_values(
     telling = _telling(first.method, len(allocation.counts), say)
     records = walk(
         state, forward, batches, method,
-        blend=first.blend if first.method == "gradual" else 0.0, keeps_budget=False, weights=weights,
+        blend=first.blend, keeps_budget=False, weights=weights,
         on_layer=telling,
     )  # fmt: skip
     if first.values == "original":

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from qubo_prune.cholesky import inverse_factor
 from qubo_prune.errors import InputError
+from qubo_prune.initial.sparsegpt import Sparse
 from qubo_prune.layerwise import LayerChange, LayerEvidence
 from qubo_prune.selection import Granularity, keep_topk, nm_mask
 from qubo_prune.support import conjugate_gradients
@@ -28,15 +29,6 @@ ITERATIONS = 5
 
 DAMPING = 0.03
 """In means of the Gram matrix's diagonal; pulls the kept weights towards their original values."""
-
-
-@dataclass(frozen=True, eq=False)
-class Pruned:
-    """A pruned layer: values (out, in) float32, 0 where mask (out, in) bool is False; the damping used."""
-
-    values: Tensor
-    mask: Tensor
-    damping: float
 
 
 @torch.no_grad()
@@ -54,7 +46,7 @@ def gradual(
     iterations: int = ITERATIONS,
     damping: float = DAMPING,
     name: str = "layer",
-) -> Pruned:
+) -> Sparse:
     """Prune exactly `n_prune` weights of a layer, and give the others the values that make up for it.
 
     Stage t of T ends with n_prune * (1 - (1 - t/T)^2) weights pruned, after the schedule of Zhu and Gupta
@@ -116,7 +108,7 @@ def gradual(
                 matrix, mask[rows], rhs, damping * float(matrix.diagonal().mean()), values[rows] - kept,
                 iterations=iterations, tolerance=1e-4,
             )  # fmt: skip
-    return Pruned(values, mask, raised)
+    return Sparse(values, mask, raised)
 
 
 @dataclass(frozen=True)
