@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from qubo_prune.allocation import Allocation
-from qubo_prune.initial import Evidence
-from qubo_prune.initial.gradual import DAMPING, Gradual
+from qubo_prune.initial import Evidence, gradual, sparsegpt
+from qubo_prune.initial.gradual import Gradual
 from qubo_prune.initial.sparsegpt import SparseGPT
 from qubo_prune.layerwise import LayerMethod
 from qubo_prune.objective import Batch, Objective
@@ -63,10 +63,10 @@ def masks_and_values(
     granularity = first.granularity or "layer"
     method: LayerMethod
     if first.method == "sparsegpt":
-        damping = 0.01 if first.damping is None else first.damping
+        damping = sparsegpt.DAMPING if first.damping is None else first.damping
         method = SparseGPT(allocation.counts, granularity, patterns, damping=damping)
     else:
-        damping = DAMPING if first.damping is None else first.damping
+        damping = gradual.DAMPING if first.damping is None else first.damping
         scales: dict[str, Tensor] = {}
         if evidence.diagonal is not None and first.by_output:
             scales = {n: evidence.diagonal.output_norm(n).pow(first.output_power) for n in state.layers}

@@ -22,6 +22,10 @@ BLOCK = 128
 """Columns whose mask is chosen at once, and whose updates reach the columns behind them in one product."""
 
 
+DAMPING = 0.01
+"""In means of the Gram matrix's diagonal."""
+
+
 @dataclass(frozen=True, eq=False)
 class Sparse:
     """A pruned layer: values (out, in) float32, 0 where mask (out, in) bool is False; the damping used."""
@@ -41,7 +45,7 @@ def sparsegpt(
     groups: Sequence[slice] = (),
     prices: Tensor | None = None,
     pattern: tuple[int, int] | None = None,
-    damping: float = 0.01,
+    damping: float = DAMPING,
     block: int = BLOCK,
     name: str = "layer",
 ) -> Sparse:
@@ -141,7 +145,7 @@ class SparseGPT:
     counts: Mapping[str, int]
     granularity: Granularity = "layer"
     patterns: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    damping: float = 0.01
+    damping: float = DAMPING
     block: int = BLOCK
 
     def __call__(self, name: str, weight: Tensor, mask: Tensor, evidence: LayerEvidence) -> LayerChange:
