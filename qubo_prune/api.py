@@ -27,7 +27,7 @@ from qubo_prune.layer_phases import masks_and_values, rows, weighing
 from qubo_prune.layers import Layer, prunable_layers
 from qubo_prune.objective import Batch, CrossEntropy, CustomLoss, KLToDense, Objective
 from qubo_prune.own_text import check as check_prompts
-from qubo_prune.own_text import with_own_text
+from qubo_prune.own_text import own_windows, with_own_text
 from qubo_prune.preparation import (
     collect_evidence,
     forward_pass,
@@ -140,7 +140,7 @@ def prune(
             clock.lap("on_masks")
         rounds = Rounds(
             state, objective, recipe, run, itertools.cycle([*data.calibrate, *data.own]), batches,
-            data.accept, report_pairs,
+            data.own_refit, data.accept, report_pairs,
             None if evidence.moments is None else importance_of(state, evidence), allocation.group,
             None if export_blocks is None else Path(export_blocks), weigh, say, tell, clock, figures, walks,
         )  # fmt: skip
@@ -175,7 +175,7 @@ def check(
     layers = prunable_layers(model, recipe.include, recipe.exclude)
     refine = recipe.refine
     data = Data.of(calibration, refine.batch if refine else 1)
-    if recipe.calibration.own:
+    if own_windows(recipe):
         check_prompts(model, statistics_batches(data, recipe), recipe.calibration.own_prompt)
     again = recipe.reconstruct
     if again is not None and len(statistics_batches(data, recipe)) < 2:

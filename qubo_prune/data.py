@@ -17,13 +17,15 @@ from qubo_prune.objective import Batch
 class Data:
     """Batches of the three disjoint ranges; `report` may be empty (then no figure is reported).
 
-    own: batches that the dense model wrote itself (see `own_text`), to fit on beside those of `calibrate`.
+    own: batches that the dense model wrote itself (see `own_text`), to fit on beside those of `calibrate`;
+    own_refit: further ones, for the refit alone.
     """
 
     calibrate: Sequence[Batch]
     accept: Sequence[Batch]
     report: Sequence[Batch] = ()
     own: Sequence[Batch] = ()
+    own_refit: Sequence[Batch] = ()
 
     @classmethod
     def of(cls, calibration: Calibration | Data | Tensor | Iterable[Batch], batch: int) -> Data:

@@ -84,12 +84,19 @@ def with_own_text(
     model: nn.Module, data: Data, recipe: Recipe, on_token: Callable[[int, int], None] | None = None
 ) -> Data:
     """The data with the windows that the recipe has the model write; the model is as it came."""
-    ranges = recipe.calibration
-    if not ranges.own:
+    count, ranges = own_windows(recipe), recipe.calibration
+    if not count:
         return data
     given = statistics_batches(data, recipe)
-    own = write_windows(model, given, ranges.own, ranges.own_prompt, recipe.seed, on_token)
-    return replace(data, own=torch.split(own, batch_size(given[0])))
+    own = write_windows(model, given, count, ranges.own_prompt, recipe.seed, on_token)
+    size = batch_size(given[0])
+    for_all, for_refit = (part.split(size) if len(part) else () for part in own.tensor_split([ranges.own]))
+    return replace(data, own=for_all, own_refit=for_refit)
+
+
+def own_windows(recipe: Recipe) -> int:
+    """How many windows the model writes, for the statistics and for the refit alone."""
+    return recipe.calibration.own + (0 if recipe.refit is None else recipe.refit.own)
 
 
 def check(model: nn.Module, batches: Sequence[Batch], prompt: int | None = None) -> None:

@@ -280,6 +280,11 @@ class Refit(_Part):
     windows, at the end (refine/refit.py). Kept only where the accepting loss falls."""
 
     epochs: int = Field(1, ge=1, description="passes over the calibration windows")
+    own: int = Field(
+        0,
+        ge=0,
+        description="further windows that the dense model writes, as calibration.own has it, for this alone",
+    )
     batch: int = Field(1, ge=1, description="windows a step of Adam")
     learning_rate: float = Field(2e-4, gt=0, description="of Adam, after a tenth of the steps")
     checks: int = Field(4, ge=1, description="accepting passes in each pass; the best values are taken")

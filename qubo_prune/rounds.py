@@ -42,7 +42,8 @@ class Rounds:
     """What the rounds work on, and where they leave figures.
 
     state        with its first masks written; forward: a pass of one batch through its model
-    calibrate    an endless iterator of calibration batches; statistics: those that values are fitted on
+    calibrate    an endless iterator of calibration batches; statistics: those that values are fitted on, and
+    further      those that the refit has beside them
     accept, report  batches to decide by; the report range with its dense answers
     importance, group, export  as for `IcbsLoop`
     weigh        output weights for the reconstruction, see `layer_phases.weighing`
@@ -55,6 +56,7 @@ class Rounds:
     forward: Run
     calibrate: Iterator[Batch]
     statistics: Sequence[Batch]
+    further: Sequence[Batch]
     accept: Sequence[Batch]
     report: Sequence[Pair]
     importance: Callable[[str], Tensor] | None
@@ -146,7 +148,7 @@ class Rounds:
         assert self.recipe.refit is not None
         self.say(Progress("refit"))
         found = refit(
-            self.state, self.objective, self.statistics, self._accepting,
+            self.state, self.objective, [*self.statistics, *self.further], self._accepting,
             self.recipe.refit, seed=self.recipe.seed,
             on_step=lambda done, total: self.say(Progress("refit", done, total)),
         )  # fmt: skip

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qubo_prune.api import Data, prune
 from qubo_prune.errors import InputError
-from qubo_prune.own_text import write_windows
+from qubo_prune.own_text import with_own_text, write_windows
 from qubo_prune.progress import Progress
 from qubo_prune.recipe import Recipe
 from qubo_prune.testing import TINY_MODELS, tiny_llama, tiny_mlp, tiny_tokens
@@ -61,6 +61,29 @@ def test_a_run_fits_on_it_too() -> None:
         assert steps[-1] == (12, 12)
     again, _ = run(6, initial={"method": "gradual"})
     assert all(torch.equal(mask, more.masks[name]) for name, mask in again.masks.items())
+
+
+def test_the_refit_has_windows_of_its_own() -> None:
+    model = tiny_llama()
+    data = Data(batches(8), batches(2), batches(2))
+    ranges = {"windows": 4, "own": 3, "own_prompt": 4}
+
+    def recipe(further: int, **changed: int) -> Recipe:
+        return Recipe.parse({"calibration": {**ranges, **changed}, "refine": None, "refit": {"own": further}})
+
+    full = with_own_text(model, data, recipe(6))
+    alone = with_own_text(model, data, recipe(6, own=0))
+    assert [len(b) for b in full.own] == [2, 1]
+    assert [len(b) for b in full.own_refit] == [2, 2, 2]
+    assert not len(alone.own)
+    assert [len(b) for b in alone.own_refit] == [2, 2, 2]
+    assert with_own_text(model, data, recipe(0, own=0)) is data
+
+    told: list[Progress] = []
+    prune(model, data, recipe(6), on_progress=told.append)
+    last = {p.phase: (p.done, p.total) for p in told}
+    assert last["statistics"] == (4, 4)  # two batches of calibration windows and two of own text
+    assert last["refit"] == (4 + 3 + 6, 4 + 3 + 6)
 
 
 def test_refusals() -> None:
