@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from qubo_prune.blocks import Block, Boundary, TabuList, paper_candidates
-from qubo_prune.recipe import Icbs
+from qubo_prune.icbs_settings import Icbs
 from qubo_prune.refine.evidence import LossEvidence
 from qubo_prune.refine.pairs import (
     Pairs,

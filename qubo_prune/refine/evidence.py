@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from qubo_prune.blocks import Block
+from qubo_prune.icbs_settings import Icbs
 from qubo_prune.objective import Batch, Objective, batch_size
 from qubo_prune.quadratic import Curvature
-from qubo_prune.recipe import Icbs
 from qubo_prune.refine.reliability import Reliability
 from qubo_prune.refine.row_couplings import row_couplings
 from qubo_prune.state import PruneState

@@ -23,8 +23,8 @@ from qubo_prune import quadratic
 from qubo_prune.blocks import Block
 from qubo_prune.errors import InputError
 from qubo_prune.exporting import export_block
+from qubo_prune.icbs_settings import Icbs
 from qubo_prune.objective import Batch, Objective
-from qubo_prune.recipe import Icbs
 from qubo_prune.refine.accept import Swaps, keep_what_helps
 from qubo_prune.refine.choice import Choice
 from qubo_prune.refine.evidence import LossEvidence, Pair

@@ -8,7 +8,7 @@ come true better than the average of the candidates, by which they were scaled (
 
 from __future__ import annotations
 
-from qubo_prune.recipe import TrustRegion
+from qubo_prune.icbs_settings import TrustRegion
 
 
 class Trust:

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from qubo_prune import prune
-from qubo_prune.recipe import Recipe, builtin_recipes
+from qubo_prune.recipe import Recipe
+from qubo_prune.recipe_files import builtin_recipes
 from qubo_prune.selection import prune_count
 from qubo_prune.testing import tiny_llama, tiny_tokens
 

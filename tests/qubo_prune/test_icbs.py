@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 import qubo_prune.refine.icbs as icbs
 import qubo_solvers.formats
+from qubo_prune.icbs_settings import Icbs
 from qubo_prune.initial import initial_masks
 from qubo_prune.layers import prunable_layers
 from qubo_prune.masks import verify
 from qubo_prune.objective import CrossEntropy, CustomLoss, KLToDense, Objective
-from qubo_prune.recipe import Icbs, Recipe
+from qubo_prune.recipe import Recipe
 from qubo_prune.refine.evidence import teach
 from qubo_prune.refine.icbs import IcbsLoop
 from qubo_prune.refine.records import RefineResult, StepRecord

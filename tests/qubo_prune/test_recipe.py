@@ -7,7 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from qubo_prune.errors import InputError
-from qubo_prune.recipe import Recipe, builtin_recipes
+from qubo_prune.recipe import Recipe
+from qubo_prune.recipe_files import builtin_recipes
 
 
 def write(folder: Path, text: str) -> str:

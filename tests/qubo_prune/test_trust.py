@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from qubo_prune.recipe import TrustRegion
+from qubo_prune.icbs_settings import TrustRegion
 from qubo_prune.refine.trust import Trust
 
 FIXED = {"swaps": 8, "damping": 4.0, "grow": 2.0, "poor": 0.25, "good": 0.5}

@@ -1,0 +1,53 @@
+"""Recipe files: the built-in ones, YAML in, dotted overrides."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from qubo_prune.errors import InputError
+
+
+def builtin_recipes() -> dict[str, str]:
+    """Name -> YAML text of the recipes that ship with the package."""
+    folder = resources.files("qubo_prune") / "recipes"
+    found = {f.name.removesuffix(".yaml"): f for f in folder.iterdir() if f.name.endswith(".yaml")}
+    return {name: found[name].read_text() for name in sorted(found)}
+
+
+def read_yaml(name_or_path: str) -> dict[str, Any]:
+    """The settings of a built-in name or of a YAML file; InputError where there is none, or no mapping."""
+    builtin = builtin_recipes()
+    path = Path(name_or_path)
+    if name_or_path in builtin:
+        text = builtin[name_or_path]
+    elif path.is_file():
+        try:
+            text = path.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"recipe {name_or_path!r} cannot be read: {error}") from None
+    else:
+        raise InputError(f"no recipe {name_or_path!r}: give a YAML file or one of {', '.join(builtin)}")
+    try:
+        data = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise InputError(f"recipe {name_or_path!r} is not YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise InputError(f"recipe {name_or_path!r} must be a mapping of settings, not {type(data).__name__}")
+    return data
+
+
+def set_dotted(data: dict[str, Any], dotted: str, value: Any) -> None:
+    """data["a"]["b"] = value for the name a.b, with the groups that are missing."""
+    *parents, last = dotted.split(".")
+    for key in parents:
+        child = data.get(key)
+        if child is None:
+            child = data[key] = {}
+        if not isinstance(child, dict):
+            raise InputError(f"cannot set {dotted!r}: {key!r} is not a group of settings")
+        data = child
+    data[last] = value
