@@ -91,7 +91,7 @@ def test_evidence_is_that_of_whole_passes(family: str, blend: float, held: int) 
 
 @pytest.mark.parametrize("room", [0, 4000])
 def test_inputs_of_the_dense_path_that_do_not_fit(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qubo_prune.sequential.DENSE_BYTES", room)
+    monkeypatch.setattr("qubo_prune.walker.DENSE_BYTES", room)
     test_evidence_is_that_of_whole_passes("llama", 0.3, 1)
 
 
