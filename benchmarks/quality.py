@@ -7,7 +7,8 @@
 
 A method is [LABEL=]RECIPE[:KEY=VALUE]...; RECIPE is a built-in recipe, a YAML file, or a method of first
 masks. Each cell (model, method, sparsity, seed) is one line of OUTPUT/records.jsonl as soon as it is done:
-start the same command again after Ctrl-C or a kill and it goes on. The end writes quality.json, quality.md
+start the same command again after Ctrl-C or a kill and it goes on; a cell that has no figures of a task that
+is asked for now is run once more. The end writes quality.json, quality.md
 and the plots to benchmarks/results, beside what other runs left there (`--quick`: to --output).
 """
 
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import update_readme
-from quality_cells import Method, Setting, Target, matrix
+from quality_cells import Method, Setting, Target, ZeroShot, matrix
 from quality_report import merged, write_reports
 from quality_run import run_cells
 
@@ -76,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
-def quick_setting(folder: Path) -> Setting:
+def quick_setting(folder: Path) -> tuple[Setting, ZeroShot]:
     """Texts and rows of random words for a tiny model, written to a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, seed, count in (("calibration", 1, 1200), ("evaluation", 2, 200)):
@@ -92,7 +93,7 @@ def quick_setting(folder: Path) -> Setting:
         )
     tasks = tuple(f"{name}:{folder / name}.jsonl" for name in ("lambada", "piqa"))
     texts = str(folder / "calibration.txt"), str(folder / "evaluation.txt")
-    return Setting(*texts, 16, 32, 4, 4, 2, 64, tasks, 6)
+    return Setting(*texts, 16, 32, 4, 4, 2, 64), ZeroShot(tasks, 6)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -112,15 +113,16 @@ def _run(options: argparse.Namespace) -> int:
     output = options.output or ROOT / "runs" / ("quality-quick" if quick else "quality")
     tasks = tuple(filter(None, options.tasks.split(",")))
     if quick:
-        setting = quick_setting(output)
+        setting, zeroshot = quick_setting(output)
     else:
         text = options.text or evaluation_text()
         names = ("windows", "length", "accept_windows", "report_windows", "eval_windows", "eval_length")
         setting = Setting(
-            options.calibration, text, **{name: getattr(options, name) for name in names}, tasks=tasks,
-            limit=options.limit or None, batch=options.batch, dtype=options.dtype, device=options.device,
+            options.calibration, text, **{name: getattr(options, name) for name in names},
+            dtype=options.dtype, device=options.device,
         )  # fmt: skip
-    prepare(setting.tasks)  # a wrong name is better found now than after an hour
+        zeroshot = ZeroShot(tasks, options.limit or None, options.batch)
+    prepare(zeroshot.tasks)  # a wrong name is better found now than after an hour
     for text in (setting.calibration, setting.text):
         TextSource(text).read()
     cells = matrix(
@@ -129,6 +131,7 @@ def _run(options: argparse.Namespace) -> int:
         [Target.parse(text) for text in options.sparsity],
         range(options.seeds),
         setting,
+        zeroshot,
     )
     interrupted = False
     with Live(notes()) as live:
@@ -152,7 +155,7 @@ def _run(options: argparse.Namespace) -> int:
             interrupted = True
             notes().print("interrupted: the same command goes on from here")
     keys = {cell.key for cell in cells}
-    records = [r for r in read_records(output / "records.jsonl") if r["key"] in keys]
+    records = [r for r in read_records(output / "records.jsonl") if r["key"] in keys]  # the last one counts
     if records or not interrupted:
         _report(records, options.results or (output if quick else RESULTS))
     return 130 if interrupted else 0

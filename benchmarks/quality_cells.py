@@ -25,12 +25,11 @@ WANDA = "wanda"
 
 @dataclass(frozen=True)
 class Setting:
-    """What all cells of a run share.
+    """What all cells of a table share.
 
     calibration, windows, length      text, and how many windows of how many tokens the statistics may see
     accept_windows, report_windows    windows of the ranges that decisions and the KL are measured on
     text, eval_windows, eval_length   what the perplexity is measured on
-    tasks, limit, batch               zero-shot tasks, the first so many rows of each, texts a forward pass
     """
 
     calibration: str
@@ -41,11 +40,23 @@ class Setting:
     report_windows: int = 32
     eval_windows: int = 8
     eval_length: int = 1024
+    dtype: str = "float32"
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class ZeroShot:
+    """Tasks after the other measurements: names, the first so many rows of each (None: all), texts a forward
+    pass."""
+
     tasks: tuple[str, ...] = ()
     limit: int | None = None
     batch: int = 8
-    dtype: str = "float32"
-    device: str = "cpu"
+
+    def within(self, record: dict[str, Any]) -> bool:
+        """Whether a record has figures of these tasks and rows."""
+        had = record.get("zeroshot", {})
+        return not self.tasks or (set(self.tasks) <= set(had.get("tasks", ())) and had["limit"] == self.limit)
 
 
 @dataclass(frozen=True)
@@ -115,6 +126,7 @@ class Cell:
     method: Method | None = None
     target: Target | None = None
     seed: int = 0
+    zeroshot: ZeroShot = ZeroShot()
 
     def recipe(self) -> Recipe:
         """The whole recipe. InputError: the method cannot do the target."""
@@ -137,7 +149,7 @@ class Cell:
             "target": DENSE if self.target is None else self.target.label,
             "sparsity": None if self.target is None else self.target.sparsity,
             "seed": self.seed,
-            "setting": {**asdict(self.setting), "tasks": list(self.setting.tasks)},
+            "setting": asdict(self.setting),
             "recipe": None,
         }
         if self.method is not None:
@@ -149,7 +161,7 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """The same for the same cell in every run: what a bench is resumed by."""
+        """The same for the same cell in every run, whatever its tasks: what a bench is resumed by."""
         text = json.dumps(self.described(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -172,6 +184,7 @@ def matrix(
     targets: Sequence[Target],
     seeds: Sequence[int],
     setting: Setting,
+    zeroshot: ZeroShot = ZeroShot(),
 ) -> list[Cell]:
     """Every combination, the dense model of each first, then seed by seed; Wanda is always among the methods.
 
@@ -184,7 +197,7 @@ def matrix(
         methods = [Method(WANDA, "wanda"), *methods]
     cells = []
     for model in models:
-        cells.append(Cell(model, setting))
+        cells.append(Cell(model, setting, zeroshot=zeroshot))
         for seed, target, method in product(seeds, targets, methods):
-            cells.append(Cell(model, setting, method, target, seed))
+            cells.append(Cell(model, setting, method, target, seed, zeroshot))
     return cells

@@ -49,8 +49,8 @@ def run_cells(
     again: bool = False,
     on_record: Callable[[Record], None] | None = None,
 ) -> list[Record]:
-    """Run what the folder has no record of yet (`again`: also what gave no figures); returns all records of
-    the cells.
+    """Run what the folder has no record of yet (`again`: also what gave no figures), or one without the tasks
+    that are wanted now; returns all records of the cells.
 
     Records go to folder/records.jsonl, a line each, as soon as a cell is done: a stopped run goes on where it
     was, and of a cell that is stopped nothing is kept. A cell that raises costs its own record only, which
@@ -64,7 +64,9 @@ def run_cells(
     with path.open("a", encoding="utf-8") as file:
         file.write("\n" if cut else "")
         for cell in cells:
-            if cell.key in known:
+            if cell.key in known and (
+                "perplexity" not in known[cell.key] or cell.zeroshot.within(known[cell.key])
+            ):
                 continue
             record = plain(_in_own_process(cell) if isolated else run_cell(cell))
             known[cell.key] = record | {"process": "its own" if isolated else "shared"}
@@ -133,7 +135,7 @@ def _measured(cell: Cell, recipe: Recipe | None) -> Record:
         report=(s.report_windows, s.length),
         seed=cell.seed,
     )
-    jobs = prepare(s.tasks, Subset(s.limit))
+    jobs = prepare(cell.zeroshot.tasks, Subset(cell.zeroshot.limit))
     clock.lap("load")
     found: Record = {}
     dense: DenseReference | None = None
@@ -180,13 +182,14 @@ def _measured(cell: Cell, recipe: Recipe | None) -> Record:
         }
     text = perplexity(loaded.model, evaluation, length=s.eval_length, windows=s.eval_windows)
     clock.lap("perplexity")
-    tasks = run_tasks(jobs, loaded.model, loaded.tokenizer, batch=s.batch)
+    tasks = run_tasks(jobs, loaded.model, loaded.tokenizer, batch=cell.zeroshot.batch)
     clock.lap("tasks")
     cuda = torch.cuda.max_memory_allocated() if s.device.startswith("cuda") else None
     return found | {
         "perplexity": text.perplexity,
         "kl": distance,
         "tasks": [result.to_dict() for result in tasks],
+        "zeroshot": {"tasks": list(cell.zeroshot.tasks), "limit": cell.zeroshot.limit},
         "seconds": clock.seconds,
         "peak_memory_bytes": peak_memory_bytes(),
         "peak_cuda_bytes": cuda,

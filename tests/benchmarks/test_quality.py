@@ -5,6 +5,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -100,7 +101,7 @@ def test_end_to_end(bench: dict[str, ModuleType], tmp_path: Path, monkeypatch: p
 
 @pytest.mark.slow
 def test_a_cell_in_a_process_of_its_own(bench: dict[str, ModuleType], tmp_path: Path) -> None:
-    setting = bench["quality"].quick_setting(tmp_path)
+    setting, _ = bench["quality"].quick_setting(tmp_path)
     cells = bench["quality_cells"].matrix(["tiny:llama"], [], [], [0], setting)
     (record,) = bench["quality_run"].run_cells(cells, tmp_path)
     assert (record["process"], record["method"], "error" in record) == ("its own", "dense", False)
@@ -109,7 +110,7 @@ def test_a_cell_in_a_process_of_its_own(bench: dict[str, ModuleType], tmp_path: 
 
 def test_what_cannot_be_done_costs_its_own_cells(bench: dict[str, ModuleType], tmp_path: Path) -> None:
     cells, run = bench["quality_cells"], bench["quality_run"]
-    setting = bench["quality"].quick_setting(tmp_path)
+    setting, _ = bench["quality"].quick_setting(tmp_path)
     methods = [cells.Method.parse("icbs-paper"), cells.Method.parse("magnitude")]
     wanted = [cells.Target.parse("2:4"), cells.Target.parse("3:5")]
     every = cells.matrix(["tiny:llama", "tiny:none"], methods, wanted, [0], setting)
@@ -124,6 +125,21 @@ def test_what_cannot_be_done_costs_its_own_cells(bench: dict[str, ModuleType], t
     seen: list[str] = []
     run.run_cells(every, tmp_path, isolated=False, again=True, on_record=lambda r: seen.append(r["key"]))
     assert set(seen) == {r["key"] for r in found if "perplexity" not in r}
+
+
+def test_tasks_are_caught_up_with(bench: dict[str, ModuleType], tmp_path: Path) -> None:
+    cells, run = bench["quality_cells"], bench["quality_run"]
+    setting, zeroshot = bench["quality"].quick_setting(tmp_path)
+    one, fewer = (replace(zeroshot, tasks=zeroshot.tasks[:1]), replace(zeroshot, limit=2))
+    for wanted, runs in ((cells.ZeroShot(), 1), (zeroshot, 2), (one, 2), (cells.ZeroShot(), 2), (fewer, 3)):
+        cell = cells.Cell("tiny:llama", setting, zeroshot=wanted)
+        (found,) = run.run_cells([cell], tmp_path, isolated=False)
+        assert len(records(tmp_path)) == runs
+        assert wanted.within(found)
+    assert len({r["key"] for r in records(tmp_path)}) == 1
+    assert len({r["perplexity"] for r in records(tmp_path)}) == 1
+    (kept,) = bench["quality_report"].merged(records(tmp_path), [])
+    assert [task["rows"] for task in kept["tasks"]] == [2, 2]
 
 
 def test_methods_and_targets(bench: dict[str, ModuleType], tmp_path: Path) -> None:
