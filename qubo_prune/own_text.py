@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,13 +73,30 @@ def _continued(
     text, cache = [given], None
     for _ in range(length - prompts.shape[1]):
         output = model(input_ids=given, past_key_values=cache, use_cache=True)
-        cache = getattr(output, "past_key_values", None)
         if cache is None:
-            raise InputError("the model keeps no cache of keys and values: set calibration.own to 0")
-        given = torch.multinomial(torch.softmax(output.logits[:, -1].float(), -1), 1, generator=generator)
+            cache = getattr(output, "past_key_values", None)
+            if cache is None:
+                raise InputError("the model keeps no cache of keys and values: set calibration.own to 0")
+            _make_room(cache, length)
+        given = _drawn(output.logits[:, -1], generator)
         text.append(given)
         told()
     return torch.cat(text, 1).to(prompts.device)
+
+
+def _drawn(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """(B, 1) tokens drawn by one uniform number each; `multinomial` draws one for each token there is."""
+    chances = torch.softmax(logits.float(), -1).cumsum(-1, dtype=torch.float64)
+    where = torch.rand(len(logits), 1, dtype=torch.float64, device=logits.device, generator=generator)
+    return torch.searchsorted(chances, where * chances[:, -1:], right=True).clamp_(max=logits.shape[-1] - 1)
+
+
+def _make_room(cache: Any, length: int) -> None:
+    """As `cache_room.make_room`, where transformers has layers of a cache (4.54)."""
+    with suppress(ImportError):
+        from qubo_prune.cache_room import make_room
+
+        make_room(cache, length)
 
 
 def with_own_text(

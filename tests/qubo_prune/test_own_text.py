@@ -33,6 +33,16 @@ def test_prompts_are_continued_and_the_same_seed_writes_the_same(family: str) ->
     assert not torch.equal(written, write_windows(model, batches(), 10, 4, seed=1))
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mistral"])
+def test_room_in_the_cache_changes_nothing(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = TINY_MODELS[family]()
+    written = write_windows(model, batches(), 4, 4)
+    made: list[int] = []
+    monkeypatch.setattr("qubo_prune.own_text._make_room", lambda cache, length: made.append(length))
+    assert torch.equal(written, write_windows(model, batches(), 4, 4))
+    assert made == [16]
+
+
 def test_tokens_are_drawn_from_the_models_distribution() -> None:
     model = tiny_llama()
     window = batches()[0][:1]
