@@ -1,4 +1,4 @@
-"""Plots of the quality bench: perplexity against sparsity, and against the seconds of pruning."""
+"""Plots of the quality bench: perplexity by sparsity and by seconds; the loss in the course of a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from quality_figures import Record, groups, number, sections, slug
 
 
 def write_plots(records: Sequence[Record], folder: Path) -> list[Path]:
-    """quality-MODEL-sparsity.svg and quality-MODEL-time.svg of every section; none without matplotlib."""
+    """quality-MODEL-sparsity.svg, -time.svg and, where a run took steps, -course.svg of every section; none
+    without matplotlib."""
     try:
         import matplotlib
     except ImportError:
@@ -27,6 +28,8 @@ def write_plots(records: Sequence[Record], folder: Path) -> list[Path]:
             "sparsity": _draw_sparsity,
             "time": _draw_time,
         }
+        if any(course(r) for r in own):
+            drawings["course"] = _draw_courses
         for name, draw in drawings.items():
             again = (
                 f"-{position}"
@@ -43,7 +46,7 @@ def _save(draw: Callable[[Any, Sequence[Record]], None], own: Sequence[Record], 
 
     figure, axes = pyplot.subplots(figsize=(7, 4.2))
     draw(axes, own)
-    axes.set(yscale="log", ylabel="perplexity")
+    axes.set(yscale="log")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=8)
     figure.tight_layout()
@@ -87,7 +90,7 @@ def _draw_sparsity(axes: Any, own: Sequence[Record]) -> None:
             label = None
     if (DENSE, DENSE) in points:
         axes.axhline(points[DENSE, DENSE][0], color="grey", linestyle=":", label=DENSE)
-    axes.set(xlabel="sparsity (squares: N:M)")
+    axes.set(xlabel="sparsity (squares: N:M)", ylabel="perplexity")
 
 
 def _draw_time(axes: Any, own: Sequence[Record]) -> None:
@@ -110,4 +113,35 @@ def _draw_time(axes: Any, own: Sequence[Record]) -> None:
                     linestyle="",
                     label=f"{method}, {target}",
                 )
-    axes.set(xscale="log", xlabel="seconds of pruning")
+    axes.set(xscale="log", xlabel="seconds of pruning", ylabel="perplexity")
+
+
+def course(record: Record) -> list[tuple[float, float]]:
+    """(seconds of pruning, accepting loss): the first mask, the steps of its refinement that were kept, the
+    checks of the refit; without the first where nothing measured it. Of a run in rounds the refits come last.
+    """
+    phases, figures = record.get("seconds_by_phase", {}), record.get("figures", {})
+    later = [phases.get(name, 0.0) for name in ("refine", "reconstruct", "refit")]
+    start = sum(phases.values()) - sum(later)
+    points = [(start + seconds, loss) for seconds, loss in record.get("curve", ()) if loss is not None]
+    again = start + later[0] + later[1]
+    points += [(again + seconds, loss) for seconds, loss in record.get("refits", ()) if loss is not None]
+    first = figures.get("accept_initial") or figures.get("accept_refined")
+    return [(start, first), *points] if points and first is not None else points
+
+
+def _draw_courses(axes: Any, own: Sequence[Record]) -> None:
+    """A line a run of the first seed that took steps."""
+    first = min(r["seed"] for r in own)
+    runs = [r for r in own if r["seed"] == first and course(r)]
+    colours = _colours(runs)
+    styles = dict(
+        zip(dict.fromkeys(r["target"] for r in runs), itertools.cycle(("-", "--", ":")), strict=False)
+    )
+    for r in runs:
+        x, y = zip(*course(r), strict=True)
+        axes.plot(
+            x, y, color=colours[r["method"]], linestyle=styles[r["target"]], marker=".",
+            label=f"{r['method']}, {r['target']}",
+        )  # fmt: skip
+    axes.set(xlabel="seconds of pruning", ylabel="accepting loss")

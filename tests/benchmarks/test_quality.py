@@ -86,7 +86,7 @@ def test_end_to_end(bench: dict[str, ModuleType], tmp_path: Path, monkeypatch: p
     ]
     change = [100 * (magnitude[s] / wanda["2:4", s]["kl"] - 1) for s in (0, 1)]
     assert rows[6][6] == f"+{bench['quality_report'].spread(change, 1)} %"
-    for plot in ("sparsity", "time"):
+    for plot in ("sparsity", "time", "course"):
         assert f"](quality-tiny_llama-{plot}.svg)" in text
         assert "<svg" in (tmp_path / f"quality-tiny_llama-{plot}.svg").read_text()
     assert len(json.loads((tmp_path / "quality.json").read_text())["records"]) == 13
@@ -193,6 +193,19 @@ def test_figures(bench: dict[str, ModuleType]) -> None:
     old = {"model": "m", "setting": {}, "method": "a", "target": "x", "seed": 0}
     new, other = old | {"kl": 1.0}, old | {"seed": 1}
     assert report.merged([old, other], [new]) == [new, other]
+
+
+def test_the_course_of_a_run(bench: dict[str, ModuleType]) -> None:
+    course = bench["quality_plots"].course
+    phases = {"statistics": 3.0, "initial": 2.0, "refine": 10.0, "refit": 8.0}
+    figures = {"accept_initial": 0.9, "accept_refined": 0.7}
+    run = {"seconds_by_phase": phases, "figures": figures, "curve": [[4.0, 0.8], [9.0, 0.7]]}
+    assert course(run) == [(5.0, 0.9), (9.0, 0.8), (14.0, 0.7)]
+    assert course(run | {"refits": [[6.0, 0.5]]})[3:] == [(21.0, 0.5)]
+    phases["refine"] = 0.0
+    alone = {"seconds_by_phase": phases, "figures": {"accept_initial": None, "accept_refined": 0.7}}
+    assert course(alone | {"curve": [], "refits": [[6.0, 0.5], [8.0, None]]}) == [(5.0, 0.7), (11.0, 0.5)]
+    assert course({}) == []
 
 
 def test_images_are_found_from_the_readme(bench: dict[str, ModuleType]) -> None:
