@@ -16,10 +16,8 @@ from qubo_prune.errors import InputError
 from qubo_prune.initial import initial_masks
 from qubo_prune.layers import prunable_layers
 from qubo_prune.masks import Masks, verify
-from qubo_prune.objective import KLToDense
 from qubo_prune.patterns import Pattern
 from qubo_prune.recipe import Recipe
-from qubo_prune.refine.evidence import teach
 from qubo_prune.refine.icbs import IcbsLoop
 from qubo_prune.refine.pairs import (
     best_group_pairs,
@@ -31,6 +29,8 @@ from qubo_prune.refine.pairs import (
 from qubo_prune.state import PruneState
 from qubo_prune.testing import TINY_MODELS, tiny_gpt2, tiny_llama, tiny_tokens
 from qubo_solvers import CardinalityQubo
+
+Loop = Callable[..., tuple[IcbsLoop, PruneState]]
 
 SMALL: dict[str, Any] = {
     "steps": 6,
@@ -243,7 +243,7 @@ def rows_of(run: IcbsLoop, state: PruneState) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("budget", COUNTS)
-def test_concentrated_candidates_stand_in_fewer_rows(budget: str) -> None:
+def test_concentrated_candidates_stand_in_fewer_rows(budget: str, loop: Loop) -> None:
     found = {}
     for concentrated in (False, True):
         candidates = {"concentrated": concentrated, "max_variables": 60}
@@ -276,28 +276,9 @@ def test_no_layer_is_emptied(left: int) -> None:
     assert int(kept.sum()) == max(0, left - 1)
 
 
-def loop(recipe: dict[str, Any], **kw: Any) -> tuple[IcbsLoop, PruneState]:
-    model = tiny_gpt2()
-    layers = prunable_layers(model)
-    state = PruneState(model, layers, initial_masks("magnitude", layers, 0.5))
-    refine = Recipe.parse({"refine": recipe}).refine
-    assert refine is not None
-    batches = [tiny_tokens(16, seed).reshape(1, 16) for seed in range(12)]
-    cycle = itertools.cycle(batches[:8])
-    return IcbsLoop(
-        state,
-        KLToDense(),
-        cycle,
-        teach(state, KLToDense(), batches[8:]),
-        refine,
-        lambda n: state.kept_values[n].abs(),
-        **kw,
-    ), state
-
-
 @pytest.mark.parametrize("budget", COUNTS)
 @pytest.mark.parametrize("at", range(2, 7))
-def test_an_interrupt_restores_the_last_recorded_masks(budget: str, at: int) -> None:
+def test_an_interrupt_restores_the_last_recorded_masks(budget: str, at: int, loop: Loop) -> None:
     recorded: list[Masks] = []
     run, state = loop(
         merged({"budget": budget}),
@@ -322,7 +303,7 @@ def test_an_interrupt_restores_the_last_recorded_masks(budget: str, at: int) -> 
     verify(state.layers, state.masks, state.kept_values)
 
 
-def test_same_seed_same_masks() -> None:
+def test_same_seed_same_masks(loop: Loop) -> None:
     curves = []
     for _ in range(2):
         run, _state = loop(merged({"budget": "global"}), seed=3)

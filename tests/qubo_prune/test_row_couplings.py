@@ -1,6 +1,7 @@
 """Gram blocks within output rows: against brute force, positive semidefinite, solved by the loop."""
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,12 +13,10 @@ from torch import Tensor
 from qubo_prune.api import prune
 from qubo_prune.blocks import Block
 from qubo_prune.errors import InputError
-from qubo_prune.initial import initial_masks
 from qubo_prune.layers import Layer, prunable_layers
-from qubo_prune.objective import CrossEntropy, KLToDense
+from qubo_prune.objective import CrossEntropy
 from qubo_prune.patterns import Pattern
 from qubo_prune.recipe import Recipe
-from qubo_prune.refine.evidence import teach
 from qubo_prune.refine.icbs import IcbsLoop
 from qubo_prune.refine.row_couplings import row_couplings, same_row
 from qubo_prune.state import PruneState
@@ -26,6 +25,8 @@ from qubo_prune.statistics.fisher import KroneckerDiagonal
 from qubo_prune.statistics.input_gram import InputGram
 from qubo_prune.testing import tiny_gpt2, tiny_llama, tiny_tokens
 from qubo_solvers import CardinalityQubo, LowRankSparse, solve
+
+Loop = Callable[..., tuple[IcbsLoop, PruneState]]
 
 SMALL: dict[str, Any] = {
     "steps": 3,
@@ -148,26 +149,8 @@ def test_couplings_are_the_kronecker_blocks() -> None:
 # -- the loop ------------------------------------------------------------------------------------------
 
 
-def loop(recipe: dict[str, Any]) -> tuple[IcbsLoop, PruneState]:
-    model = tiny_gpt2()
-    layers = prunable_layers(model)
-    state = PruneState(model, layers, initial_masks("magnitude", layers, 0.5))
-    refine = Recipe.parse({"refine": recipe}).refine
-    assert refine is not None
-    batches = [tiny_tokens(16, seed).reshape(1, 16) for seed in range(12)]
-    cycle = itertools.cycle(batches[:8])
-    return IcbsLoop(
-        state,
-        KLToDense(),
-        cycle,
-        teach(state, KLToDense(), batches[8:]),
-        refine,
-        lambda n: state.kept_values[n].abs(),
-    ), state
-
-
 @pytest.mark.parametrize("damping", [0.0, 0.25, 1.0, 6.0])
-def test_what_is_added_to_the_curvature(damping: float) -> None:
+def test_what_is_added_to_the_curvature(damping: float, loop: Loop) -> None:
     """H is the Fisher, plus the blocks of the rows, plus what the damping's diagonal has beyond theirs."""
     run, state = loop({**SMALL, "candidates": {**SMALL["candidates"], "concentrated": True, "per_row": 6}})
     evidence, names = run.evidence, tuple(state.layers)
