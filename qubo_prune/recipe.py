@@ -151,6 +151,12 @@ class Refit(_Part):
         description="further windows that the dense model writes, as calibration.own has it, for this alone",
     )
     batch: int = Field(1, ge=1, description="windows a step of Adam")
+    rank: int | None = Field(
+        None,
+        ge=1,
+        description="a layer's values move by a product of this rank, at learning rates about 3e-3; None: "
+        "each for itself",
+    )
     learning_rate: float = Field(2e-4, gt=0, description="of Adam, after a tenth of the steps")
     checks: int = Field(4, ge=1, description="accepting passes in each pass; the best values are taken")
     patience: int = Field(3, ge=1, description="checks without progress after which it ends")

@@ -20,6 +20,7 @@ from torch import Tensor
 from qubo_prune.objective import Batch, Objective
 from qubo_prune.recipe import Refit
 from qubo_prune.refine.evidence import Pair, teach
+from qubo_prune.refine.moves import Free, LowRank, Moves
 from qubo_prune.state import PruneState
 from qubo_prune.statistics.collect import mean_value
 from qubo_prune.statistics.tape import Tape, frozen
@@ -68,16 +69,19 @@ def refit(
     are taken, and the passes end early where it has not fallen for `recipe.patience` checks. With accepting
     pairs nothing changes unless it falls below what it was; without them the last values are taken.
 
-    on_step is told (done, of). Memory: four float32 numbers a weight (value, two moments, best value), and
-    the dense model's answers, up to ANSWER_BYTES. On Ctrl-C the best values so far are taken and `stopped` is
-    "interrupted"; on an error the values are those before.
+    With `recipe.rank` the values of a layer move by a product of that rank, see `moves.LowRank`; a learning
+    rate ten times as high suits it.
+
+    on_step is told (done, of). Memory: four float32 numbers a weight (value, two moments, best value; with a
+    rank two), and the dense model's answers, up to ANSWER_BYTES. On Ctrl-C the best values so far are taken
+    and `stopped` is "interrupted"; on an error the values are those before.
     """
     parts = [part for batch in batches for part in _parts(batch, recipe.batch)]
     teacher = _Teacher(state, objective, parts)
     steps = recipe.epochs * len(parts)
     every = max(1, len(parts) // recipe.checks)
     found = Refitted()
-    fit = _Fit(state)
+    fit = _Fit(state, recipe.rank, seed)
     started = time.perf_counter()
     try:
         best = math.inf
@@ -122,12 +126,13 @@ def refit(
 
 
 class _Fit:
-    """The values on their way: float32 copies that Adam moves, written to the model after each step."""
+    """The values on their way, in float32: Adam moves them, and they are written to the model each time."""
 
-    def __init__(self, state: PruneState) -> None:
+    def __init__(self, state: PruneState, rank: int | None, seed: int) -> None:
         self._state = state
-        self._values = {name: layer.weight.detach().float().clone() for name, layer in state.layers.items()}
-        self._optimiser = torch.optim.Adam(list(self._values.values()), lr=0.0, betas=BETAS, eps=1e-12)
+        values = {name: layer.weight.detach().float().clone() for name, layer in state.layers.items()}
+        self._moves: Moves = Free(values) if rank is None else LowRank(values, state.masks, rank, seed)
+        self._optimiser = torch.optim.Adam(self._moves.parameters, lr=0.0, betas=BETAS, eps=1e-12)
         self._best: dict[str, Tensor] = {}
 
     def step(self, objective: Objective, batch: Batch, teacher: Tensor | None, rate: float) -> float:
@@ -144,7 +149,7 @@ class _Fit:
             def take(name: str, inputs: list[Tensor], grads: list[Tensor]) -> None:
                 total = sum(_product(x, g) for x, g in zip(inputs, grads, strict=True))
                 assert isinstance(total, Tensor)
-                self._values[name].grad = total.div_(samples).mul_(state.masks[name])
+                self._moves.take(name, total.div_(samples).mul_(state.masks[name]))
 
             tape.backward(signals.output, signals.loss, take, samples)
         for group in self._optimiser.param_groups:
@@ -157,12 +162,12 @@ class _Fit:
     def write(self) -> None:
         """The values as they are now into the model."""
         for name, layer in self._state.layers.items():
-            layer.weight.copy_(self._values[name])
+            layer.weight.copy_(self._moves.value(name))
 
     def remember(self) -> None:
         """These are the best so far."""
-        for name, value in self._values.items():
-            held = self._best.get(name)
+        for name in self._state.layers:
+            held, value = self._best.get(name), self._moves.value(name)
             self._best[name] = value.clone() if held is None else held.copy_(value)
 
     def commit(self) -> None:

@@ -21,10 +21,13 @@ def test_there_is_one_for_each_kind_of_budget() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_budgets(name: str) -> None:
-    short: dict[str, Any] = {"calibration.windows": 8, "refit.learning_rate": 1e-3}
-    if Recipe.load(name).refit.own:  # type: ignore[union-attr]
+    recipe = Recipe.load(name)
+    assert recipe.refit is not None
+    short: dict[str, Any] = {"calibration.windows": 8}
+    short["refit.learning_rate"] = 1e-3 if recipe.refit.rank is None else 1e-2
+    if recipe.refit.own:
         short["refit.own"] = 4
-    if Recipe.load(name).refine is not None:
+    if recipe.refine is not None:
         short |= {"refine.steps": 2, "refine.trust.swaps": 8, "refine.candidates.max_flip": 1.0}
     report = prune(
         tiny_llama(), tiny_tokens(32 * 16, vocabulary=12).reshape(32, 16), Recipe.load(name, short)

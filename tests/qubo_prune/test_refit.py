@@ -12,6 +12,7 @@ from qubo_prune.objective import CustomLoss, KLToDense
 from qubo_prune.progress import Progress
 from qubo_prune.recipe import Recipe, Refit
 from qubo_prune.refine.evidence import teach
+from qubo_prune.refine.moves import LowRank
 from qubo_prune.refine.records import RefineResult, joined
 from qubo_prune.refine.refit import _parts, refit
 from qubo_prune.selection import keep_topk
@@ -44,8 +45,11 @@ def pruned_state(model: nn.Module) -> PruneState:
 
 
 @pytest.mark.parametrize("family", TINY_MODELS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_values_move_and_masks_stay(family: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "rank", "rate"),
+    [(torch.float32, None, 3e-3), (torch.bfloat16, None, 3e-3), (torch.float32, 3, 3e-2)],
+)
+def test_values_move_and_masks_stay(family: str, dtype: torch.dtype, rank: int | None, rate: float) -> None:
     model = TINY_MODELS[family]().to(dtype)
     state = pruned_state(model)
     masks = {name: mask.clone() for name, mask in state.masks.items()}
@@ -55,7 +59,8 @@ def test_values_move_and_masks_stay(family: str, dtype: torch.dtype) -> None:
     before = mean_value(model, pairs, objective)
     told: list[tuple[int, int]] = []
     found = refit(
-        state, objective, list(windows().split(4)), pairs, Refit(epochs=3, batch=2, learning_rate=3e-3),
+        state, objective, list(windows().split(4)), pairs,
+        Refit(epochs=3, batch=2, rank=rank, learning_rate=rate),
         on_step=lambda done, total: told.append((done, total)),
     )  # fmt: skip
     assert found.loss_before == before
@@ -88,6 +93,29 @@ def test_a_step_is_adams_on_the_masked_gradient() -> None:
         expected = layer.weight - 0.001 * gradient.sign()  # Adam's first step at a tenth of the rate
         moved = gradient.abs() > 1e-6
         torch.testing.assert_close(state.layers[name].weight[moved], expected[moved], rtol=1e-3, atol=1e-5)
+
+
+def test_moves_of_low_rank() -> None:
+    """Gradients against autograd; on the mask the change is the product, off it nothing."""
+    g = torch.Generator().manual_seed(0)
+    values = {name: torch.randn(shape, generator=g) for name, shape in (("a", (5, 7)), ("b", (4, 3)))}
+    masks = {name: torch.rand(v.shape, generator=g) < 0.5 for name, v in values.items()}
+    moves = LowRank({n: v.clone() for n, v in values.items()}, masks, 2, seed=1)
+    for name, value in values.items():
+        assert torch.equal(moves.value(name), value)
+    left = dict(zip(values, moves.parameters[:2], strict=True))
+    right = dict(zip(values, moves.parameters[2:], strict=True))
+    for name, value in values.items():
+        left[name].normal_(generator=g)
+        gradient = torch.randn(value.shape, generator=g) * masks[name]
+        b, a = left[name].clone().requires_grad_(), right[name].clone().requires_grad_()
+        ((value + masks[name] * (b @ a)) * gradient).sum().backward()
+        moves.take(name, gradient)
+        torch.testing.assert_close(left[name].grad, b.grad)
+        torch.testing.assert_close(right[name].grad, a.grad)
+        torch.testing.assert_close(moves.value(name), (value + masks[name] * (b @ a)).detach())
+    again = LowRank(values, masks, 2, seed=1)
+    assert all(torch.equal(x, y) for x, y in zip(again.parameters[2:], moves.parameters[2:], strict=True))
 
 
 def test_what_does_not_help_is_put_back() -> None:
