@@ -262,9 +262,15 @@ class Recipe(_Part):
 
     @classmethod
     def load(cls, name_or_path: str, overrides: dict[str, Any] | None = None) -> Recipe:
-        """A built-in name (`recipe_files.builtin_recipes`) or a YAML file, with dotted overrides on top."""
-        data = read_yaml(name_or_path)
-        for key, value in (overrides or {}).items():
+        """A built-in name (`recipe_files.builtin_recipes`) or a YAML file, with dotted overrides on top.
+
+        Another `allocation.method` than the file's comes without the settings of that one.
+        """
+        data, overrides = read_yaml(name_or_path), dict(overrides or {})
+        rule = overrides.get("allocation.method")
+        if rule is not None and isinstance(own := data.get("allocation"), dict) and own.get("method") != rule:
+            data["allocation"] = {}
+        for key, value in overrides.items():
             set_dotted(data, key, value)
         return cls.parse(data, f"recipe {name_or_path!r}")
 

@@ -185,8 +185,13 @@ def test_plans(bench: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest
     for wrong in ("runs: 1", "[", "runs: [{again: true}]", "runs: [{sparsity: [2.0]}]"):
         plan.write_text(wrong)
         assert quality.main(["--plan", str(plan), "--output", str(tmp_path)]) == 2
-    published = quality.planned(BENCHMARKS / "quality.yaml")
-    assert all(options.windows == 32 for options in published)
+    for name in ("quality", "allocations"):
+        for options in quality.planned(BENCHMARKS / f"{name}.yaml"):
+            for method in options.method:
+                for target in options.sparsity:
+                    made = bench["quality_cells"].Method.parse(method)
+                    cell = bench["quality_cells"].Target.parse(target)
+                    made.recipe({"sparsity": cell.sparsity, "pattern": cell.pattern})
 
 
 def test_keys_change_with_what_matters(bench: dict[str, ModuleType]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from qubo_prune.allocation_settings import AlphaPruning, Fisher
 from qubo_prune.errors import InputError
 from qubo_prune.recipe import Recipe
 from qubo_prune.recipe_files import builtin_recipes
@@ -169,3 +170,12 @@ def test_files_that_are_no_recipes(tmp_path: Path) -> None:
         Recipe.load(str(tmp_path / "binary.yaml"))
     with pytest.raises(InputError, match=r"(?s)recipe\.yaml' is not a valid recipe.*sparsity"):
         Recipe.load(write(tmp_path, "sparsity: 7"))
+
+
+def test_another_allocation_comes_without_the_settings_of_the_first() -> None:
+    found = Recipe.load("fast", {"allocation.epsilon": 0.1, "allocation.method": "alphapruning"}).allocation
+    assert found == AlphaPruning(epsilon=0.1)
+    same = Recipe.load("fast", {"allocation.method": "fisher", "allocation.floor": 0.1}).allocation
+    assert same == Fisher(strength=0.7, floor=0.1)
+    with pytest.raises(InputError, match=r"allocation\.epsilon"):
+        Recipe.load("fast", {"allocation.epsilon": 0.1})
