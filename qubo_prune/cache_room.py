@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
@@ -16,8 +15,8 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
     def __init__(self, keys: Tensor, values: Tensor, length: int) -> None:
         """Goes on from keys and values (..., T, width), with room for `length` tokens in all."""
         super().__init__()
-        self.lazy_initialization(keys, values)
-        self._rooms = [torch.empty(*x.shape[:-2], length, x.shape[-1]).to(x) for x in (keys, values)]
+        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
+        self._rooms = [x.new_empty(*x.shape[:-2], length, x.shape[-1]) for x in (keys, values)]
         self.keys, self.values = keys[..., :0, :], values[..., :0, :]
         self.update(keys, values)
 
