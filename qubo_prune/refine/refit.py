@@ -11,17 +11,18 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from qubo_prune.objective import Batch, Objective
+from qubo_prune.rebatch import rebatched
 from qubo_prune.recipe import Refit
 from qubo_prune.refine.evidence import Pair, teach
 from qubo_prune.refine.moves import Free, LowRank, Moves
-from qubo_prune.state import PruneState
+from qubo_prune.state import PruneState, uninterrupted
 from qubo_prune.statistics.collect import mean_value
 from qubo_prune.statistics.tape import Tape, frozen
 
@@ -65,35 +66,50 @@ def refit(
     """Change the kept values of every layer by `recipe.epochs` passes of Adam over the batches.
 
     The learning rate rises over a tenth of the steps and then falls linearly to 0 at the last one (or at the
-    time limit). At `recipe.checks` points a pass the accepting loss is measured; the values of the lowest one
-    are taken, and the passes end early where it has not fallen for `recipe.patience` checks. With accepting
-    pairs nothing changes unless it falls below what it was; without them the last values are taken.
+    time limit). At `recipe.checks` points a pass and at the end the accepting loss is measured; the values of
+    the lowest one are taken, and the passes end early where it has not fallen for `recipe.patience` checks.
+    With accepting pairs nothing changes unless it falls below what it was; without them the last values are
+    taken. With `recipe.rank` the values of a layer move by a product of that rank, see `moves.LowRank`.
 
-    With `recipe.rank` the values of a layer move by a product of that rank, see `moves.LowRank`; a learning
-    rate ten times as high suits it.
-
-    on_step is told (done, of). Memory: four float32 numbers a weight (value, two moments, best value; with a
-    rank two), and the dense model's answers, up to ANSWER_BYTES. On Ctrl-C the best values so far are taken
-    and `stopped` is "interrupted"; on an error the values are those before.
+    on_step is told (done, of). Memory: five float32 numbers a weight (value, gradient, two moments, best
+    value; with a rank two), and over several passes the dense model's answers, up to ANSWER_BYTES. On Ctrl-C
+    the best values so far are taken and `stopped` is "interrupted"; on an error the values are those before.
     """
-    parts = [part for batch in batches for part in _parts(batch, recipe.batch)]
-    teacher = _Teacher(state, objective, parts)
+    parts = list(rebatched(batches, recipe.batch))
+    teacher = _Teacher(state, objective, parts, keeps=recipe.epochs > 1)
     steps = recipe.epochs * len(parts)
     every = max(1, len(parts) // recipe.checks)
     found = Refitted()
     fit = _Fit(state, recipe.rank, seed)
     started = time.perf_counter()
+    losses: list[float] = []
+    best = math.inf
+
+    def check(step: int) -> bool:
+        """Whether the values of this step are the best so far, which are remembered."""
+        nonlocal best
+        loss = mean_value(state.model, accept, objective) if accept else None
+        seconds = time.perf_counter() - started
+        found.records.append(RefitRecord(step, seconds, sum(losses) / len(losses), loss))
+        losses.clear()
+        if loss is not None and not loss < best:
+            return False
+        if loss is not None:
+            best = found.loss_after = loss
+        fit.remember()
+        return True
+
     try:
-        best = math.inf
         if accept:
             best = found.loss_before = found.loss_after = mean_value(state.model, accept, objective)
-        losses: list[float] = []
         idle = 0
         for step, index in enumerate(_order(len(parts), recipe.epochs, seed)):
             elapsed = time.perf_counter() - started
             share = max(step / steps, elapsed / (recipe.time_limit or math.inf))
             if share >= 1:
                 found.stopped = "time limit"
+                if losses:
+                    check(step)
                 break
             answer = teacher(index, fit)
             losses.append(fit.step(objective, parts[index], answer, recipe.learning_rate * _schedule(share)))
@@ -101,21 +117,10 @@ def refit(
                 on_step(step + 1, steps)
             if (step + 1) % every and step + 1 < steps:
                 continue
-            loss = mean_value(state.model, accept, objective) if accept else None
-            seconds = time.perf_counter() - started
-            found.records.append(RefitRecord(step + 1, seconds, sum(losses) / len(losses), loss))
-            losses.clear()
-            if loss is None:
-                continue
-            idle = 0 if loss < best else idle + 1
-            if loss < best:
-                best = found.loss_after = loss
-                fit.remember()
-            elif idle == recipe.patience or not math.isfinite(loss):
+            idle = 0 if check(step + 1) else idle + 1
+            if idle == recipe.patience or (accept and not math.isfinite(found.records[-1].accept or 0.0)):
                 found.stopped = "no progress"
                 break
-        if not accept:
-            fit.remember()
     except KeyboardInterrupt:
         found.stopped = "interrupted"
     except BaseException:
@@ -165,35 +170,38 @@ class _Fit:
             layer.weight.copy_(self._moves.value(name))
 
     def remember(self) -> None:
-        """These are the best so far."""
-        for name in self._state.layers:
-            held, value = self._best.get(name), self._moves.value(name)
-            self._best[name] = value.clone() if held is None else held.copy_(value)
+        """These are the best so far; all or nothing on Ctrl-C."""
+        with uninterrupted():
+            for name in self._state.layers:
+                held, value = self._best.get(name), self._moves.value(name)
+                self._best[name] = value.clone() if held is None else held.copy_(value)
 
     def commit(self) -> None:
-        """The best values become the state's; what was before stays where there are none."""
-        for name, value in self._best.items():
-            self._state.refit(name, value)
-        if not self._best:
-            self._state.write()
+        """The best values become the state's; what was before stays where there are none. All or nothing on
+        Ctrl-C."""
+        with uninterrupted():
+            for name, value in self._best.items():
+                self._state.refit(name, value)
+            if not self._best:
+                self._state.write()
 
 
 class _Teacher:
-    """The dense model's answers to the parts, kept as far as they fit."""
+    """The dense model's answers to the parts, kept (where asked) as far as they fit."""
 
-    def __init__(self, state: PruneState, objective: Objective, parts: Sequence[Batch]) -> None:
+    def __init__(self, state: PruneState, objective: Objective, parts: Sequence[Batch], keeps: bool) -> None:
         self._state, self._objective, self._parts = state, objective, parts
+        self._room = ANSWER_BYTES if keeps else -1
         self._kept: dict[int, Tensor | None] = {}
-        self._bytes = 0
 
     def __call__(self, index: int, fit: _Fit) -> Tensor | None:
         if index in self._kept:
             return self._kept[index]
         ((_, answer),) = teach(self._state, self._objective, [self._parts[index]])
         size = 0 if answer is None else answer.numel() * answer.element_size()
-        if self._bytes + size <= ANSWER_BYTES:
+        if size <= self._room:
             self._kept[index] = answer
-            self._bytes += size
+            self._room -= size
         if self._objective.needs_teacher:
             fit.write()  # the state put the values before back
         return answer
@@ -216,14 +224,3 @@ def _order(parts: int, epochs: int, seed: int) -> Iterator[int]:
         order = list(range(parts))
         rng.shuffle(order)
         yield from order
-
-
-def _parts(batch: Batch, size: int) -> list[Batch]:
-    """A batch in pieces of at most `size` samples, where it is a tensor or a mapping of tensors."""
-    if isinstance(batch, Tensor) and batch.dim():
-        return list(batch.split(size))
-    if isinstance(batch, Mapping) and all(isinstance(v, Tensor) and v.dim() for v in batch.values()):
-        pieces = [value.split(size) for value in batch.values()]
-        if len({len(p) for p in pieces}) == 1:
-            return [dict(zip(batch, values, strict=True)) for values in zip(*pieces, strict=True)]
-    return [batch]

@@ -1,5 +1,7 @@
 """Refit and rounds: masks stay, the loss falls, errors and Ctrl-C put everything back, rounds add up."""
 
+import itertools
+import signal
 from typing import Any
 
 import pytest
@@ -12,9 +14,9 @@ from qubo_prune.objective import CustomLoss, KLToDense
 from qubo_prune.progress import Progress
 from qubo_prune.recipe import Recipe, Refit
 from qubo_prune.refine.evidence import teach
-from qubo_prune.refine.moves import LowRank
+from qubo_prune.refine.moves import Free, LowRank
 from qubo_prune.refine.records import RefineResult, joined
-from qubo_prune.refine.refit import _parts, refit
+from qubo_prune.refine.refit import _Fit, refit
 from qubo_prune.selection import keep_topk
 from qubo_prune.state import PruneState
 from qubo_prune.statistics.collect import mean_value
@@ -169,6 +171,61 @@ def test_a_time_limit_ends_it() -> None:
     assert found.stopped == "time limit"
 
 
+def test_what_the_time_limit_cuts_short_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three of eight steps, before the first check."""
+    state = pruned_state(tiny_llama())
+    pairs = teach(state, KLToDense(), [windows(8)])
+    now = itertools.chain([0.0, 0.0, 1.0, 2.0], itertools.repeat(9.0))
+    monkeypatch.setattr("time.perf_counter", lambda: next(now))
+    found = refit(
+        state, KLToDense(), [windows(8)], pairs, Refit(checks=1, learning_rate=2e-3, time_limit=8.0)
+    )
+    assert found.stopped == "time limit"
+    assert [record.step for record in found.records] == [3]
+    assert found.loss_after == mean_value(state.model, pairs, KLToDense()) < found.loss_before
+
+
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_windows_a_step(size: int) -> None:
+    told: list[tuple[int, int]] = []
+    refit(
+        pruned_state(tiny_llama()), KLToDense(), list(windows(8).split(1)), [], Refit(batch=size),
+        on_step=lambda done, total: told.append((done, total)),
+    )  # fmt: skip
+    assert told[-1] == (-(-8 // size),) * 2
+
+
+@pytest.mark.parametrize("name", ["remember", "commit"])
+def test_ctrl_c_never_leaves_halves(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = pruned_state(tiny_llama())
+    calls = 0
+    take, value = PruneState.refit, Free.value
+
+    def interrupted(*args: Any, **kw: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            signal.raise_signal(signal.SIGINT)
+        return take(*args, **kw) if name == "commit" else value(*args, **kw)
+
+    def ran() -> None:
+        refit(state, KLToDense(), [windows(8)], [], Refit(batch=8, learning_rate=2e-3))
+
+    if name == "commit":
+        monkeypatch.setattr(PruneState, "refit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ran()
+    else:
+        monkeypatch.setattr(_Fit, "write", lambda self: None)  # then only `remember` asks for values
+        monkeypatch.setattr(Free, "value", interrupted)
+        ran()
+    dense = dict(tiny_llama().named_parameters())
+    for layer_name, layer in state.layers.items():
+        kept = state.masks[layer_name]
+        assert torch.equal(layer.weight, torch.where(kept, state.kept_values[layer_name], 0))
+        assert not torch.equal(layer.weight[kept], dense[f"{layer_name}.weight"][kept])
+
+
 def test_a_classifier() -> None:
     g = torch.Generator().manual_seed(0)
     data = [(torch.randn(32, 6, generator=g), torch.randint(4, (32,), generator=g)) for _ in range(4)]
@@ -180,14 +237,6 @@ def test_a_classifier() -> None:
     assert found.loss_before is not None
     assert found.loss_after is not None
     assert found.loss_after < found.loss_before
-
-
-def test_batches_in_parts() -> None:
-    assert [len(p) for p in _parts(torch.zeros(5, 3), 2)] == [2, 2, 1]
-    parts = _parts({"a": torch.arange(3), "b": torch.ones(3, 2)}, 2)
-    assert [p["a"].tolist() for p in parts] == [[0, 1], [2]]
-    pair = (torch.zeros(4), torch.zeros(4))
-    assert _parts(pair, 2) == [pair]
 
 
 # -- through prune() ---------------------------------------------------------------------------------------
