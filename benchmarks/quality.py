@@ -119,7 +119,13 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     quick = options.quick
     output = options.output or ROOT / "runs" / ("quality-quick" if quick else "quality")
-    runs = [options] if options.plan is None else planned(options.plan)
+    runs = [options]
+    if options.plan is not None:
+        usual = parser().parse_args([])
+        given = [name for name in OF_CELLS if getattr(options, name) != getattr(usual, name)]
+        if given or quick:
+            raise InputError(f"--plan says which cells there are: leave out {', '.join(given) or 'quick'}")
+        runs = planned(options.plan)
     cells = list({(cell.key, cell.zeroshot): cell for run in runs for cell in _cells(run, output)}.values())
     interrupted = False
     with Live(notes()) as live:
@@ -155,13 +161,13 @@ def planned(path: Path) -> list[argparse.Namespace]:
         plan = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"plan {str(path)!r} cannot be read: {error}") from None
-    runs = plan.get("runs") if isinstance(plan, dict) else None
-    if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
-        raise InputError(f"plan {str(path)!r} must have `runs`, a list of options for each")
+    runs, common = (plan.get("runs"), plan.get("common") or {}) if isinstance(plan, dict) else (None, {})
+    if not isinstance(runs, list) or not all(isinstance(run, dict) for run in [common, *runs]):
+        raise InputError(f"plan {str(path)!r} must have `runs`, a list of options for each, beside `common`")
     found = []
     for run in runs:
         arguments: list[str] = []
-        for name, value in {**plan.get("common", {}), **run}.items():
+        for name, value in {**common, **run}.items():
             values = [str(v) for v in (value if isinstance(value, list) else [value])]
             flag = "--" + name.replace("_", "-")
             if name not in OF_CELLS:

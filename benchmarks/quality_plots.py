@@ -13,31 +13,29 @@ from quality_cells import DENSE
 from quality_figures import Record, groups, number, sections, slug
 
 
-def write_plots(records: Sequence[Record], folder: Path) -> list[Path]:
-    """quality-MODEL-sparsity.svg, -time.svg and, where a run took steps, -course.svg of every section; none
+def write_plots(records: Sequence[Record], folder: Path) -> list[list[Path]]:
+    """For every section quality-MODEL-sparsity.svg, -time.svg and, where a run took steps, -course.svg; none
     without matplotlib."""
     try:
         import matplotlib
     except ImportError:
-        return []
+        return [[] for _ in sections(records)]
     matplotlib.use("Agg")
     matplotlib.rcParams["svg.hashsalt"] = "qubo-prune"  # the same records give the same file
-    files: list[Path] = []
-    for position, (model, _, own) in enumerate(sections(records)):
+    files: list[list[Path]] = []
+    models: list[str] = []
+    for model, _, own in sections(records):
         drawings: dict[str, Callable[[Any, Sequence[Record]], None]] = {
             "sparsity": _draw_sparsity,
             "time": _draw_time,
         }
         if any(course(r) for r in own):
             drawings["course"] = _draw_courses
-        for name, draw in drawings.items():
-            again = (
-                f"-{position}"
-                if any(f.name.startswith(f"quality-{slug(model)}-{name}") for f in files)
-                else ""
-            )
-            files.append(folder / f"quality-{slug(model)}-{name}{again}.svg")
-            _save(draw, own, files[-1])
+        models.append(slug(model))
+        again = f"-{models.count(models[-1])}" if models.count(models[-1]) > 1 else ""
+        files.append([folder / f"quality-{models[-1]}-{name}{again}.svg" for name in drawings])
+        for path, draw in zip(files[-1], drawings.values(), strict=True):
+            _save(draw, own, path)
     return files
 
 

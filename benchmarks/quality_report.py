@@ -10,34 +10,40 @@ from typing import Any
 
 import numpy as np
 from quality_cells import DENSE, WANDA
-from quality_figures import Record, groups, number, sections, slug, task_figures
+from quality_figures import Record, groups, number, sections, task_figures
 from quality_plots import write_plots
 
 
 def write_reports(records: Sequence[Record], folder: Path) -> list[Path]:
-    """quality.json, quality.md and, where matplotlib is installed, two plots a model; returns the files."""
+    """quality.json, quality.md and, where matplotlib is installed, its plots; returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / "quality.json", folder / "quality.md"]
     files[0].write_text(json.dumps({"records": list(records)}, indent=1) + "\n", encoding="utf-8")
     plots = write_plots(records, folder)
-    files[1].write_text(markdown(records, [file.name for file in plots]), encoding="utf-8")
-    return files + plots
+    files[1].write_text(markdown(records, [[f.name for f in own] for own in plots]), encoding="utf-8")
+    return files + [file for own in plots for file in own]
 
 
 def merged(old: Sequence[Record], new: Sequence[Record]) -> list[Record]:
-    """All records; a new one replaces an old one of the same model, setting, method, target and seed."""
+    """All records; a new one replaces an old one of the same model, setting, method, target and seed, unless
+    it is the old one that has figures."""
 
     def identity(r: Record) -> str:
         return json.dumps([r["model"], r["setting"], r["method"], r["target"], r["seed"]], sort_keys=True)
 
-    return list({identity(r): r for r in (*old, *new)}.values())
+    found: dict[str, Record] = {}
+    for record in (*old, *new):
+        name = identity(record)
+        if "perplexity" in record or "perplexity" not in found.get(name, {}):
+            found[name] = record
+    return list(found.values())
 
 
 # -- tables ------------------------------------------------------------------------------------------------
 
 
-def markdown(records: Sequence[Record], plots: Sequence[str] = ()) -> str:
-    """The tables of all models, what they mean, and the plots."""
+def markdown(records: Sequence[Record], plots: Sequence[Sequence[str]] = ()) -> str:
+    """The tables of all sections, what they mean, and the plots of each."""
     lines = [
         "# Quality by method and sparsity",
         "",
@@ -48,11 +54,10 @@ def markdown(records: Sequence[Record], plots: Sequence[str] = ()) -> str:
         "and as a multiple of a plain Wanda pass in the same process. GiB: "
         "the most memory that the process had. Written by `benchmarks/quality.py`.",
     ]
-    for model, setting, own in sections(records):
+    for i, (model, setting, own) in enumerate(sections(records)):
         lines += ["", f"## {model}", "", _setting(setting, own), "", *_table(own)]
         lines += [f"- {line}" for line in _failed(own)]
-        start = f"quality-{slug(model)}-"
-        lines += [f"\n![{name}]({name})" for name in plots if name.startswith(start)]
+        lines += [f"\n![{name}]({name})" for name in (plots[i] if plots else ())]
     return "\n".join(lines) + "\n"
 
 

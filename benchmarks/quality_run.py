@@ -59,7 +59,10 @@ def run_cells(
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "records.jsonl"
-    known = {r["key"]: r for r in read_records(path) if "perplexity" in r or not again}
+    known: dict[str, Record] = {}
+    for r in read_records(path):
+        if "perplexity" in r or (not again and "perplexity" not in known.get(r["key"], {})):
+            known[r["key"]] = r
     cut = path.is_file() and not path.read_bytes().endswith(b"\n")  # a run was stopped within a line
     with path.open("a", encoding="utf-8") as file:
         file.write("\n" if cut else "")
@@ -69,11 +72,13 @@ def run_cells(
             ):
                 continue
             record = plain(_in_own_process(cell) if isolated else run_cell(cell))
-            known[cell.key] = record | {"process": "its own" if isolated else "shared"}
-            file.write(json.dumps(known[cell.key], allow_nan=False) + "\n")
+            record |= {"process": "its own" if isolated else "shared"}
+            file.write(json.dumps(record, allow_nan=False) + "\n")
             file.flush()
+            if "perplexity" in record or "perplexity" not in known.get(cell.key, {}):
+                known[cell.key] = record
             if on_record is not None:
-                on_record(known[cell.key])
+                on_record(record)
     return [known[cell.key] for cell in cells if cell.key in known]
 
 
@@ -148,6 +153,9 @@ def _measured(cell: Cell, recipe: Recipe | None) -> Record:
             check(loaded.model, ranges, recipe)
         except InputError as error:
             return {"refused": str(error)}
+        with torch.no_grad():
+            loaded.model(Data.of(ranges, 1).calibrate[0])  # the first pass reads the weights and compiles
+        clock.lap("warm-up")
         wanda_pass(loaded, ranges, recipe)
         clock.lap("wanda pass")
         stages: dict[str, float] = {}

@@ -150,6 +150,7 @@ def prune(
             recipe, state.masks, figures, result.curve, seconds, result.stopped, result.swaps_by_layer,
             provenance(recipe.seed), peak_memory_bytes(), walks,
             allocation={"method": "global"} if over_all else allocation.to_dict(), refits=rounds.refits,
+            refit_stopped=rounds.refit_stopped,
         )  # fmt: skip
         finished = True
         return report
@@ -177,6 +178,12 @@ def check(
     data = Data.of(calibration, refine.batch if refine else 1)
     if own_windows(recipe):
         check_prompts(model, statistics_batches(data, recipe), recipe.calibration.own_prompt)
+    rows_apart = recipe.rows is not None and recipe.rows.held_out > 0
+    if rows_apart and len(statistics_batches(data, recipe)) < 2:
+        raise InputError(
+            "row problems hold one calibration batch out to judge by: give at least two (smaller batches, or "
+            "more calibration.windows), or set rows.held_out to 0"
+        )
     again = recipe.reconstruct
     if again is not None and len(statistics_batches(data, recipe)) < 2:
         raise InputError(

@@ -69,7 +69,9 @@ def masks_and_values(
         damping = gradual.DAMPING if first.damping is None else first.damping
         scales: dict[str, Tensor] = {}
         if evidence.diagonal is not None and first.by_output:
-            scales = {n: evidence.diagonal.output_norm(n).pow(first.output_power) for n in state.layers}
+            norms = {name: evidence.diagonal.output_norm(name) for name in state.layers}
+            # a layer that none of the Fisher's windows reached (an expert) has no scale: its rows count alike
+            scales = {name: norm.pow(first.output_power) for name, norm in norms.items() if norm.any()}
         method = Gradual(
             allocation.counts, granularity, patterns, scales, stages=first.stages, damping=damping
         )

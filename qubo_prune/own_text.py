@@ -17,6 +17,8 @@ from qubo_prune.preparation import statistics_batches
 from qubo_prune.recipe import Recipe
 from qubo_prune.statistics.tape import frozen
 
+NO_OWN_TEXT = "set calibration.own and refit.own to 0"
+
 TOGETHER = 32
 """Windows written at once: a pass for one token reads all weights, whatever the windows; each has a cache."""
 
@@ -76,7 +78,7 @@ def _continued(
         if cache is None:
             cache = getattr(output, "past_key_values", None)
             if cache is None:
-                raise InputError("the model keeps no cache of keys and values: set calibration.own to 0")
+                raise InputError(f"the model keeps no cache of keys and values: {NO_OWN_TEXT}")
             _make_room(cache, length)
         given = _drawn(output.logits[:, -1], generator)
         text.append(given)
@@ -122,12 +124,12 @@ def check(model: nn.Module, batches: Sequence[Batch], prompt: int | None = None)
     """InputError: no causal language model, batches that are no token ids of one length, or prompts that
     leave nothing to write."""
     if getattr(model, "main_input_name", None) != "input_ids" or not hasattr(model, "generate"):
-        raise InputError("only a causal language model writes own text: set calibration.own to 0")
+        raise InputError(f"only a causal language model writes own text: {NO_OWN_TEXT}")
     ids = [b for b in batches if isinstance(b, Tensor) and b.dim() == 2 and not b.is_floating_point()]
     if not ids or len(ids) < len(batches) or len({b.shape[1] for b in ids}) > 1:
         raise InputError(
-            "own text continues windows of token ids (B, length) of one length: give such batches, or set "
-            "calibration.own to 0"
+            "own text continues windows of token ids (B, length) of one length: give such batches, or "
+            f"{NO_OWN_TEXT}"
         )
     if not 0 < (prompt or 1) < ids[0].shape[1]:
         raise InputError(

@@ -154,8 +154,8 @@ class Refit(_Part):
     rank: int | None = Field(
         None,
         ge=1,
-        description="a layer's values move by a product of this rank, at learning rates about 3e-3; None: "
-        "each for itself",
+        description="a layer's values move by a product of this rank (learning rates about 3e-3 suit that); "
+        "None: each for itself",
     )
     learning_rate: float = Field(2e-4, gt=0, description="of Adam, after a tenth of the steps")
     checks: int = Field(4, ge=1, description="accepting passes in each pass; the best values are taken")
@@ -267,6 +267,8 @@ class Recipe(_Part):
         Another `allocation.method` than the file's comes without the settings of that one.
         """
         data, overrides = read_yaml(name_or_path), dict(overrides or {})
+        if isinstance(data.get("allocation"), str):
+            data["allocation"] = {"method": data["allocation"]}
         rule = overrides.get("allocation.method")
         if rule is not None and isinstance(own := data.get("allocation"), dict) and own.get("method") != rule:
             data["allocation"] = {}

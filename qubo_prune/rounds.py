@@ -69,13 +69,14 @@ class Rounds:
     figures: dict[str, float | None]
     walks: dict[str, list[LayerRecord]]
     refits: list[RefitRecord] = field(default_factory=list)
+    refit_stopped: str | None = None
 
     def run(self) -> RefineResult:
         """All rounds. Ctrl-C ends them with what was accepted, and the result's `stopped` says so."""
         results: list[RefineResult] = []
         for turn in range(self.recipe.rounds):
             results.append(self._refine(turn))
-            self._values(results[-1])
+            self._values(turn, results[-1])
             if results[-1].stopped == "interrupted":
                 break
         result = joined(results)
@@ -102,17 +103,24 @@ class Rounds:
         self._figure("refined", "loss of the refined mask", result)
         return result
 
-    def _values(self, result: RefineResult) -> None:
+    def _values(self, turn: int, result: RefineResult) -> None:
         """New values for the kept weights, where the recipe asks for them."""
         if self.recipe.reconstruct is not None:
-            self._change("reconstruct", "reconstructed", self._reconstruct, result)
+            self._change("reconstruct", "reconstructed", self._reconstruct, result, first=True)
         if self.recipe.refit is not None:
-            self._change("refit", "refit", self._refit, result)
+            first = self.recipe.reconstruct is None
+            self._change("refit", "refit", lambda: self._refit(turn), result, first)
 
     def _change(
-        self, phase: str, name: str, work: Callable[[], Reconstructed | Refitted], result: RefineResult
+        self,
+        phase: str,
+        name: str,
+        work: Callable[[], Reconstructed | Refitted],
+        result: RefineResult,
+        first: bool,
     ) -> None:
-        """One way to new values, with its figures; nothing once the run is interrupted."""
+        """One way to new values (the first of a round or not), with its figures; nothing once the run is
+        interrupted."""
         self.figures.setdefault(name, None)
         if result.stopped == "interrupted":
             return
@@ -122,7 +130,7 @@ class Rounds:
             result.stopped = "interrupted"
             return
         if found.loss_before is not None:
-            if self.figures["accept_refined"] is None:
+            if self.figures["accept_refined"] is None and first:
                 self.figures["accept_refined"] = found.loss_before
             self.figures[f"accept_{name}"] = found.loss_after
         self.clock.lap(phase)
@@ -143,16 +151,17 @@ class Rounds:
         self.walks["reconstruct"] = found.records
         return found
 
-    def _refit(self) -> Refitted:
+    def _refit(self, turn: int) -> Refitted:
         """New values for all layers together."""
         assert self.recipe.refit is not None
         self.say(Progress("refit"))
         found = refit(
             self.state, self.objective, [*self.statistics, *self.further], self._accepting,
-            self.recipe.refit, seed=self.recipe.seed,
+            self.recipe.refit, seed=self.recipe.seed + turn,
             on_step=lambda done, total: self.say(Progress("refit", done, total)),
         )  # fmt: skip
         self.refits += found.records
+        self.refit_stopped = found.stopped
         return found
 
     @cached_property

@@ -96,15 +96,16 @@ def walk(
         walker = Walker(state, forward, batches, len(batches) - held, blend, weights)
         for stop, layers in walker.stages:
             walker.go_to(stop)
-            first, saved = len(records), state.saved()
+            first = len(records)
             judge = walker.judge(stop) if by_block and stop is not None else None
+            saved = state.saved() if judge is not None else None
             before = judge() if judge is not None else 0.0
             for names, calls in walker.groups(stop, layers).values():
                 for name, evidence in walker.evidence(stop, names, calls):
                     records.append(_change(state, name, method, evidence, keeps_budget))
                     if on_layer is not None:
                         on_layer(records[-1])
-            if judge is not None and any(r.changed for r in records[first:]):
+            if judge is not None and saved is not None and any(r.changed for r in records[first:]):
                 after = judge()
                 if not after < before:
                     state.restore(saved)

@@ -18,14 +18,21 @@ from qubo_prune.statistics.label_pass import collect_diagonal
 
 
 def global_rates(layers: Mapping[str, Layer], diagonal: OutputNorms, sparsity: float) -> dict[str, float]:
-    """Layer -> share that one threshold prunes, over all layers' scores by the Fisher (`initial.fisher`)."""
+    """Layer -> share that one threshold prunes, over all layers' scores by the Fisher (`initial.fisher`).
+
+    A layer whose outputs no gradient reached (an expert that none of the windows needed) says nothing: its
+    share is `sparsity`, and the threshold is that of the others.
+    """
     scores = {
         name: fisher.scores(layer, diagonal.input_norm(name), diagonal.output_norm(name))
         for name, layer in layers.items()
+        if diagonal.output_norm(name).any()
     }
-    total = prune_count(sum(layer.numel for layer in layers.values()), sparsity)
-    masks = keep_topk_global(scores, total)
-    return {name: 1 - float(mask.mean(dtype=torch.float64)) for name, mask in masks.items()}
+    rates = dict.fromkeys(layers, sparsity)
+    if scores:
+        masks = keep_topk_global(scores, prune_count(sum(layers[name].numel for name in scores), sparsity))
+        rates |= {name: 1 - float(mask.mean(dtype=torch.float64)) for name, mask in masks.items()}
+    return rates
 
 
 def allocate(

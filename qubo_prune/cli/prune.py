@@ -11,6 +11,7 @@ from rich.table import Table
 from qubo_prune.cli.live import Live
 from qubo_prune.cli.output import assignments, guarded, notes, number, print_json, results
 from qubo_prune.errors import InputError
+from qubo_prune.recipe_files import builtin_recipes
 
 if TYPE_CHECKING:
     from qubo_prune.recipe import Recipe
@@ -23,7 +24,7 @@ def prune(
     model: Annotated[
         str | None, typer.Argument(help="A folder, a .gguf file, package:NAME or a Hugging Face id.")
     ] = None,
-    recipe: Annotated[str, typer.Option(help="default, icbs-paper or a YAML file.")] = "default",
+    recipe: Annotated[str, typer.Option(help=f"A YAML file, or {', '.join(builtin_recipes())}.")] = "default",
     sparsity: Annotated[float | None, typer.Option(help="Share of the layers' weights to prune.")] = None,
     allocation: Annotated[
         str | None,
@@ -66,6 +67,7 @@ def prune(
         "sparsity": sparsity, "seed": seed, "refine.steps": steps, "refine.time_limit": time_limit,
     }  # fmt: skip
     given = {key: value for key, value in overrides.items() if value is not None}
+    _check_refines(recipe, given)
     chosen = load_recipe(recipe, solver, given | assignments(settings or []), allocation)
     if show_recipe:
         typer.echo(chosen.to_yaml(), nl=False)
@@ -97,6 +99,18 @@ def prune(
         print_json(report)
     else:
         _show(report)
+
+
+def _check_refines(recipe: str, given: dict[str, Any]) -> None:
+    """InputError where a limit on the refinement would bring one into a recipe that has none."""
+    from qubo_prune.recipe import Recipe
+
+    if "refine.time_limit" in given and "refine.steps" not in given and Recipe.load(recipe).refine is None:
+        refits = Recipe.load(recipe).refit is not None
+        raise InputError(
+            f"recipe {recipe!r} has no refinement to limit: "
+            + ("set refit.time_limit (--set), or add one by --steps" if refits else "add one by --steps")
+        )
 
 
 def load_recipe(

@@ -24,6 +24,7 @@ class PruneReport:
     walks           "sparsegpt" or "gradual", "rows", "reconstruct" -> one record a layer, where recipes have
                     these; errors are of the layer's outputs on calibration windows
     refits          one record a check of the refit: steps, seconds, losses
+    refit_stopped   why the last one ended: "steps", "time limit", "no progress" or "interrupted"; None: none
     allocation      how the budget was shared out: see `Allocation.to_dict`; the method alone where the scores
                     of all layers together did that ("global")
     stopped         "steps", "time limit", "no improving candidates", "interrupted" or "no refinement"
@@ -42,6 +43,7 @@ class PruneReport:
     extra: dict[str, Any] = field(default_factory=dict)
     allocation: dict[str, Any] = field(default_factory=dict)
     refits: list[RefitRecord] = field(default_factory=list)
+    refit_stopped: str | None = None
 
     @property
     def swaps(self) -> int:
@@ -64,6 +66,7 @@ class PruneReport:
             "curve": [asdict(record) for record in self.curve],
             "walks": {name: [asdict(record) for record in records] for name, records in self.walks.items()},
             "refits": [asdict(record) for record in self.refits],
+            "refit_stopped": self.refit_stopped,
             "seconds": self.seconds.get("total"),
             "seconds_by_phase": self.seconds,
             "peak_memory_bytes": self.peak_memory_bytes,

@@ -182,7 +182,17 @@ def test_plans(bench: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest
     assert quality.main(["--plan", str(plan), "--output", str(tmp_path)]) == 0
     told = [(c.setting.windows, c.method and c.method.label, c.target and c.target.label) for c in ran]
     assert told == [(4, None, None), (4, "wanda", "50 %"), (4, "wanda", "2:4"), (4, "x", "50 %")]
-    for wrong in ("runs: 1", "[", "runs: [{again: true}]", "runs: [{sparsity: [2.0]}]"):
+    for given in (["--quick"], ["--seeds", "2"]):
+        assert quality.main(["--plan", str(plan), "--output", str(tmp_path), *given]) == 2
+    plan.write_text("common:\nruns: []")
+    assert quality.planned(plan) == []
+    for wrong in (
+        "runs: 1",
+        "[",
+        "common: 1\nruns: []",
+        "runs: [{again: true}]",
+        "runs: [{sparsity: [2.0]}]",
+    ):
         plan.write_text(wrong)
         assert quality.main(["--plan", str(plan), "--output", str(tmp_path)]) == 2
     for name in ("quality", "allocations"):
@@ -218,6 +228,8 @@ def test_figures(bench: dict[str, ModuleType]) -> None:
     old = {"model": "m", "setting": {}, "method": "a", "target": "x", "seed": 0}
     new, other = old | {"kl": 1.0}, old | {"seed": 1}
     assert report.merged([old, other], [new]) == [new, other]
+    good, bad = new | {"perplexity": 2.0}, new | {"error": "no"}
+    assert report.merged([good], [bad]) == report.merged([bad], [good]) == [good]
 
 
 def test_the_course_of_a_run(bench: dict[str, ModuleType]) -> None:
@@ -231,6 +243,23 @@ def test_the_course_of_a_run(bench: dict[str, ModuleType]) -> None:
     alone = {"seconds_by_phase": phases, "figures": {"accept_initial": None, "accept_refined": 0.7}}
     assert course(alone | {"curve": [], "refits": [[6.0, 0.5], [8.0, None]]}) == [(5.0, 0.7), (11.0, 0.5)]
     assert course({}) == []
+
+
+def test_each_section_has_its_plots(bench: dict[str, ModuleType], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    run = {
+        "model": "a/m", "method": "wanda", "target": "50 %", "sparsity": 0.5, "seed": 0, "perplexity": 2.0,
+        "kl": 0.1, "prune_seconds": 1.0, "wanda_seconds": 1.0, "peak_memory_bytes": 1,
+        "provenance": {"threads": 1, "processor": "x"},
+    }  # fmt: skip
+    names = ("calibration", "windows", "length", "report_windows", "text", "eval_windows", "eval_length")
+    every = [run | {"setting": dict.fromkeys((*names, "dtype", "device"), i)} for i in (1, 2)]
+    bench["quality_report"].write_reports(every, tmp_path)
+    first, second = (tmp_path / "quality.md").read_text().split("## a/m")[1:]
+    assert "quality-m-time.svg" in first
+    assert "-time-2.svg" not in first
+    assert "quality-m-time-2.svg" in second
+    assert "-time.svg" not in second
 
 
 def test_images_are_found_from_the_readme(bench: dict[str, ModuleType]) -> None:

@@ -297,3 +297,12 @@ def test_progress_is_told() -> None:
     report = prune(tiny_llama(), windows(), recipe(), on_progress=seen.append)
     assert [p.step for p in seen if p.step is not None] == report.curve
     assert {"dense answers", "statistics", "first mask", "refine"} <= {p.phase for p in seen}
+
+
+def test_row_problems_need_a_batch_to_hold_out() -> None:
+    recipe = Recipe.parse({"refine": None, "rows": {}, "calibration": {"windows": 1}})
+    model = tiny_llama()
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    with pytest.raises(InputError, match="row problems hold one calibration batch out"):
+        prune(model, tiny_tokens(32 * 16).reshape(32, 16), recipe)
+    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())

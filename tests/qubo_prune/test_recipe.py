@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from qubo_prune.allocation_settings import AlphaPruning, Fisher
+from qubo_prune.allocation_settings import AlphaPruning, Fisher, Owl
 from qubo_prune.errors import InputError
 from qubo_prune.recipe import Recipe
 from qubo_prune.recipe_files import builtin_recipes
@@ -179,3 +179,11 @@ def test_another_allocation_comes_without_the_settings_of_the_first() -> None:
     assert same == Fisher(strength=0.7, floor=0.1)
     with pytest.raises(InputError, match=r"allocation\.epsilon"):
         Recipe.load("fast", {"allocation.epsilon": 0.1})
+
+
+def test_a_file_may_name_the_allocation_alone(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("allocation: fisher\n")
+    assert Recipe.load(str(file)).allocation == Fisher()
+    assert Recipe.load(str(file), {"allocation.strength": 0.5}).allocation == Fisher(strength=0.5)
+    assert Recipe.load(str(file), {"allocation.method": "owl"}).allocation == Owl()

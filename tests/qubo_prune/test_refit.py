@@ -276,3 +276,12 @@ def test_joined() -> None:
     found = joined([one, two])
     assert (found.accept_before, found.accept_after, found.stopped) == (2.0, 1.2, "time limit")
     assert found.swaps_by_layer == {"a": 3, "b": 1}
+
+
+def test_figures_of_two_ways_to_values() -> None:
+    """The refined mask's accepting loss is no loss of reconstructed weights; the report says why it ended."""
+    recipe = {"refine": None, "reconstruct": {"accept": "always"}, "refit": {"learning_rate": 2e-3}}
+    report = prune(tiny_llama(), windows(), Recipe.parse(recipe))
+    assert report.figures["accept_refined"] is None
+    assert report.figures["accept_refit"] is not None
+    assert report.refit_stopped == report.to_dict()["refit_stopped"] == "steps"

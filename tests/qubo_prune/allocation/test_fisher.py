@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from qubo_prune import prune
 from qubo_prune.allocation import Observed, allocate
@@ -9,6 +10,7 @@ from qubo_prune.allocation.fisher import global_rates
 from qubo_prune.allocation_settings import Fisher
 from qubo_prune.errors import InputError
 from qubo_prune.forward import forward_of
+from qubo_prune.initial import fisher
 from qubo_prune.layers import prunable_layers
 from qubo_prune.objective import CrossEntropy, CustomLoss, KLToDense, Objective
 from qubo_prune.recipe import Recipe
@@ -37,6 +39,32 @@ def test_one_threshold_over_all_layers() -> None:
         found = allocate(layers, 0.4, Fisher(strength=strength, ceiling=1.0), observed=observed)
         for name, rate in found.rates.items():
             assert rate == pytest.approx(0.4 + strength * (expected[name] - 0.4), abs=5e-3)
+
+
+def test_what_no_gradient_reached_has_the_base_rate() -> None:
+    model = tiny_llama()
+    layers = prunable_layers(model)
+    found = collect_diagonal(model, layers, DATA, KLToDense())
+    first, *others = layers
+
+    class Unreached:
+        def __contains__(self, name: str) -> bool:
+            return True
+
+        def input_norm(self, name: str) -> Tensor:
+            return found.input_norm(name) * (name != first)
+
+        def output_norm(self, name: str) -> Tensor:
+            return found.output_norm(name) * (name != first)
+
+    rates = global_rates(layers, Unreached(), 0.4)
+    assert rates[first] == 0.4
+    alone = global_rates({name: layers[name] for name in others}, found, 0.4)
+    assert {name: rates[name] for name in others} == alone
+    out, inputs = layers[first].shape
+    norm = torch.rand(inputs)
+    expected = layers[first].weight.abs() * norm
+    assert torch.equal(fisher.scores(layers[first], norm, torch.zeros(out)), expected)
 
 
 @pytest.mark.parametrize("family", TINY_MODELS)

@@ -139,3 +139,8 @@ def test_debugging_shows_the_traceback(
     monkeypatch.setenv(DEBUG_VARIABLE, "1")
     with pytest.raises(ValueError, match="unknown solver"):
         invoke(*world.prune("--solver", "tabboo"))
+
+
+def test_a_time_limit_for_a_refinement_that_is_not_there(refuses: Refuses) -> None:
+    told = refuses("prune", "--recipe", "fast", "--time-limit", 60, "--show-recipe")
+    assert "recipe 'fast' has no refinement to limit: set refit.time_limit" in told
