@@ -48,7 +48,8 @@ def markdown(records: Sequence[Record], plots: Sequence[Sequence[str]] = ()) -> 
         "# Quality by method and sparsity",
         "",
         "Mean ± standard deviation over calibration seeds; a seed gives all methods the same calibration "
-        "windows, and *against Wanda* is the mean of the changes seed by seed. KL: to the dense model, nats "
+        "windows, and *against Wanda* is the mean of the changes seed by seed; *gap closed*: the share of "
+        "log(Wanda's perplexity / the dense model's) that is gone. KL: to the dense model, nats "
         "per predicted token, on a range of the calibration text that no method saw. Masks alone: the "
         "perplexity before the kept weights got new values. Seconds: of the pruning, measurements left out, "
         "and as a multiple of a plain Wanda pass in the same process. GiB: "
@@ -87,9 +88,11 @@ def _setting(s: dict[str, Any], own: Sequence[Record]) -> str:
 def _table(own: Sequence[Record]) -> list[str]:
     """The rows of a section."""
     wanda = {(r["target"], r["seed"]): r for r in own if r["method"] == WANDA and "perplexity" in r}
+    dense = next((number(r["perplexity"]) for r in own if r["method"] == DENSE and "perplexity" in r), None)
     columns = list(dict.fromkeys(name for r in own for name in task_figures(r)))
     alone = any(r.get("perplexity_masks_alone") is not None for r in own)
-    header = ["sparsity", "method", "seeds", "perplexity", "against Wanda", "KL", "against Wanda"]
+    header = ["sparsity", "method", "seeds", "perplexity", "against Wanda", "gap closed", "KL"]
+    header += ["against Wanda"]
     header += [*(["masks alone"] if alone else []), *columns, "seconds", "x Wanda pass", "GiB"]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for (target, method), runs in groups(own).items():
@@ -97,6 +100,8 @@ def _table(own: Sequence[Record]) -> list[str]:
         for name, digits in (("perplexity", 2), ("kl", 4)):
             cells.append(spread([number(r[name]) for r in runs], digits))
             cells.append("" if method in (DENSE, WANDA) else _change(runs, wanda, name))
+            if name == "perplexity":
+                cells.append("" if method in (DENSE, WANDA) else _closed(runs, wanda, dense))
         if alone:
             known = [r["perplexity_masks_alone"] for r in runs if r.get("perplexity_masks_alone") is not None]
             cells.append(spread(known, 2) if known else "")
@@ -133,6 +138,16 @@ def _change(runs: Sequence[Record], wanda: dict[tuple[str, int], Record], name: 
         return "–"
     told = spread(changes, 1)
     return f"{'' if told.startswith('-') else '+'}{told} %"
+
+
+def _closed(runs: Sequence[Record], wanda: dict[tuple[str, int], Record], dense: float | None) -> str:
+    """The mean share of the gap in log-perplexity between Wanda and the dense model that a method closes."""
+    pairs = [(r, wanda[r["target"], r["seed"]]) for r in runs if (r["target"], r["seed"]) in wanda]
+    gaps = [[math.log(number(x["perplexity"]) / (dense or math.nan)) for x in pair] for pair in pairs]
+    shares = [100 * (1 - left / whole) for left, whole in gaps if whole > 0]
+    if not shares or not all(map(math.isfinite, shares)):
+        return "–"
+    return f"{spread(shares, 1)} %"
 
 
 def _failed(own: Sequence[Record]) -> list[str]:

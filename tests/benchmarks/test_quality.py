@@ -85,7 +85,7 @@ def test_end_to_end(bench: dict[str, ModuleType], tmp_path: Path, monkeypatch: p
         *[[target, method, "2"] for target in ("50 %", "2:4") for method in ("wanda", "magnitude", "icbs")],
     ]
     change = [100 * (magnitude[s] / wanda["2:4", s]["kl"] - 1) for s in (0, 1)]
-    assert rows[6][6] == f"+{bench['quality_report'].spread(change, 1)} %"
+    assert rows[6][7] == f"+{bench['quality_report'].spread(change, 1)} %"
     for plot in ("sparsity", "time", "course"):
         assert f"](quality-tiny_llama-{plot}.svg)" in text
         assert "<svg" in (tmp_path / f"quality-tiny_llama-{plot}.svg").read_text()
@@ -243,6 +243,15 @@ def test_the_course_of_a_run(bench: dict[str, ModuleType]) -> None:
     alone = {"seconds_by_phase": phases, "figures": {"accept_initial": None, "accept_refined": 0.7}}
     assert course(alone | {"curve": [], "refits": [[6.0, 0.5], [8.0, None]]}) == [(5.0, 0.7), (11.0, 0.5)]
     assert course({}) == []
+
+
+def test_the_gap_that_is_closed(bench: dict[str, ModuleType]) -> None:
+    wanda = {("x", seed): {"perplexity": 40.0} for seed in (0, 1)}
+    runs = [{"target": "x", "seed": 0, "perplexity": 20.0}, {"target": "x", "seed": 1, "perplexity": 40.0}]
+    closed = bench["quality_report"]._closed
+    assert closed(runs[:1], wanda, 10.0) == "50.0 %"
+    assert closed(runs, wanda, 10.0) == "25.0 ± 35.4 %"
+    assert closed(runs, wanda, None) == closed(runs, {}, 10.0) == closed(runs, wanda, 50.0) == "–"
 
 
 def test_each_section_has_its_plots(bench: dict[str, ModuleType], tmp_path: Path) -> None:
