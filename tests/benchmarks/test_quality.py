@@ -195,7 +195,7 @@ def test_plans(bench: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest
     ):
         plan.write_text(wrong)
         assert quality.main(["--plan", str(plan), "--output", str(tmp_path)]) == 2
-    for name in ("quality", "allocations"):
+    for name in ("quality", "allocations", "starts"):
         for options in quality.planned(BENCHMARKS / f"{name}.yaml"):
             for method in options.method:
                 for target in options.sparsity:
