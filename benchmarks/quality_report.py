@@ -107,7 +107,7 @@ def _table(own: Sequence[Record]) -> list[str]:
             cells.append(spread(known, 2) if known else "")
         for name in columns:
             values = [task_figures(r)[name] for r in runs if name in task_figures(r)]
-            percent = not name.endswith("perplexity")
+            percent = bool(values) and not name.endswith("perplexity")
             cells.append(
                 spread([100 * v for v in values] if percent else values, 1) + (" %" if percent else "")
             )
