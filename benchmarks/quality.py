@@ -41,11 +41,8 @@ from qubo_solvers.bench.run import read_records
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 METHODS = ("magnitude", "wanda", "default")
-OF_CELLS = (
-    "model", "method", "sparsity", "seeds", "calibration", "text", "windows", "length", "accept_windows",
-    "report_windows", "eval_windows", "eval_length", "tasks", "limit", "batch", "dtype", "device",
-)  # fmt: skip
-"""Options that say which cells there are."""
+OF_THE_RUN = ("plan", "output", "results", "again", "table", "quick")
+"""Options that do not say which cells there are."""
 QUICK_METHODS = (
     "magnitude",
     "icbs=default:refine.steps=2:refine.windows=2:refine.candidates.max_flip=1.0:refine.trust.damping=0.0",
@@ -121,8 +118,7 @@ def _run(options: argparse.Namespace) -> int:
     output = options.output or ROOT / "runs" / ("quality-quick" if quick else "quality")
     runs = [options]
     if options.plan is not None:
-        usual = parser().parse_args([])
-        given = [name for name in OF_CELLS if getattr(options, name) != getattr(usual, name)]
+        given = [name for name, usual in of_cells().items() if getattr(options, name) != usual]
         if given or quick:
             raise InputError(f"--plan says which cells there are: leave out {', '.join(given) or 'quick'}")
         runs = planned(options.plan)
@@ -149,10 +145,15 @@ def _run(options: argparse.Namespace) -> int:
             interrupted = True
             notes().print("interrupted: the same command goes on from here")
     keys = {cell.key for cell in cells}
-    records = [r for r in read_records(output / "records.jsonl") if r["key"] in keys]  # the last one counts
+    records = [r for r in read_records(output / "records.jsonl") if r["key"] in keys]
     if records or not interrupted:
         _report(records, options.results or (output if quick else RESULTS))
     return 130 if interrupted else 0
+
+
+def of_cells() -> dict[str, Any]:
+    """The options that say which cells there are, with their defaults."""
+    return {name: v for name, v in vars(parser().parse_args([])).items() if name not in OF_THE_RUN}
 
 
 def planned(path: Path) -> list[argparse.Namespace]:
@@ -164,14 +165,14 @@ def planned(path: Path) -> list[argparse.Namespace]:
     runs, common = (plan.get("runs"), plan.get("common") or {}) if isinstance(plan, dict) else (None, {})
     if not isinstance(runs, list) or not all(isinstance(run, dict) for run in [common, *runs]):
         raise InputError(f"plan {str(path)!r} must have `runs`, a list of options for each, beside `common`")
-    found = []
+    found, known = [], of_cells()
     for run in runs:
         arguments: list[str] = []
         for name, value in {**common, **run}.items():
             values = [str(v) for v in (value if isinstance(value, list) else [value])]
             flag = "--" + name.replace("_", "-")
-            if name not in OF_CELLS:
-                raise InputError(f"plan {str(path)!r}: no option {name!r}; there are {', '.join(OF_CELLS)}")
+            if name not in known:
+                raise InputError(f"plan {str(path)!r}: no option {name!r}; there are {', '.join(known)}")
             repeated = name in ("model", "method")
             arguments += [part for v in values for part in (flag, v)] if repeated else [flag, *values]
         found.append(parser().parse_args(arguments))

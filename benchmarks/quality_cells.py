@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any, get_args
@@ -159,7 +160,7 @@ class Cell:
                 found["settings"] = {"source": self.method.source, **self.method.settings}
         return found
 
-    @property
+    @cached_property
     def key(self) -> str:
         """The same for the same cell in every run, whatever its tasks: what a bench is resumed by."""
         text = json.dumps(self.described(), sort_keys=True)

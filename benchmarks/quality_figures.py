@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from quality_cells import WANDA
@@ -26,6 +26,16 @@ def sections(records: Sequence[Record]) -> list[Section]:
         order = {name: (name != WANDA, methods.index(name)) for name in methods}
         own.sort(key=lambda r, o=order: (r["sparsity"] or 0, ":" in r["target"], o[r["method"]], r["seed"]))
     return list(found.values())
+
+
+def newest(records: Iterable[Record], name: Callable[[Record], str]) -> dict[str, Record]:
+    """name -> the last record of it, but none without figures after one that has them."""
+    found: dict[str, Record] = {}
+    for record in records:
+        key = name(record)
+        if "perplexity" in record or "perplexity" not in found.get(key, {}):
+            found[key] = record
+    return found
 
 
 def groups(own: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from quality_cells import DENSE, WANDA
-from quality_figures import Record, groups, number, sections, task_figures
+from quality_figures import Record, groups, newest, number, sections, task_figures
 from quality_plots import write_plots
 
 
@@ -31,12 +31,7 @@ def merged(old: Sequence[Record], new: Sequence[Record]) -> list[Record]:
     def identity(r: Record) -> str:
         return json.dumps([r["model"], r["setting"], r["method"], r["target"], r["seed"]], sort_keys=True)
 
-    found: dict[str, Record] = {}
-    for record in (*old, *new):
-        name = identity(record)
-        if "perplexity" in record or "perplexity" not in found.get(name, {}):
-            found[name] = record
-    return list(found.values())
+    return list(newest((*old, *new), identity).values())
 
 
 # -- tables ------------------------------------------------------------------------------------------------
@@ -91,17 +86,18 @@ def _table(own: Sequence[Record]) -> list[str]:
     dense = next((number(r["perplexity"]) for r in own if r["method"] == DENSE and "perplexity" in r), None)
     columns = list(dict.fromkeys(name for r in own for name in task_figures(r)))
     alone = any(r.get("perplexity_masks_alone") is not None for r in own)
-    header = ["sparsity", "method", "seeds", "perplexity", "against Wanda", "gap closed", "KL"]
-    header += ["against Wanda"]
+    header = ["sparsity", "method", "seeds"]
+    header += ["perplexity", "against Wanda", "gap closed", "KL", "against Wanda"]
     header += [*(["masks alone"] if alone else []), *columns, "seconds", "x Wanda pass", "GiB"]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for (target, method), runs in groups(own).items():
         cells = [target, method, str(len(runs))]
-        for name, digits in (("perplexity", 2), ("kl", 4)):
-            cells.append(spread([number(r[name]) for r in runs], digits))
-            cells.append("" if method in (DENSE, WANDA) else _change(runs, wanda, name))
-            if name == "perplexity":
-                cells.append("" if method in (DENSE, WANDA) else _closed(runs, wanda, dense))
+        closer, closed, nearer = "", "", ""
+        if method not in (DENSE, WANDA):
+            closer, closed = _change(runs, wanda, "perplexity"), _closed(runs, wanda, dense)
+            nearer = _change(runs, wanda, "kl")
+        cells += [spread([number(r["perplexity"]) for r in runs], 2), closer, closed]
+        cells += [spread([number(r["kl"]) for r in runs], 4), nearer]
         if alone:
             known = [r["perplexity_masks_alone"] for r in runs if r.get("perplexity_masks_alone") is not None]
             cells.append(spread(known, 2) if known else "")
@@ -130,10 +126,14 @@ def spread(values: Sequence[float], digits: int) -> str:
     return f"{mean:{form}}" + (f" ± {float(np.std(values, ddof=1)):{form}}" if len(values) > 1 else "")
 
 
+def _pairs(runs: Sequence[Record], wanda: dict[tuple[str, int], Record]) -> list[tuple[Record, Record]]:
+    """The runs, each with Wanda's of the same target and seed, where there is one."""
+    return [(r, wanda[r["target"], r["seed"]]) for r in runs if (r["target"], r["seed"]) in wanda]
+
+
 def _change(runs: Sequence[Record], wanda: dict[tuple[str, int], Record], name: str) -> str:
     """The mean relative change against Wanda of the same target and seed."""
-    pairs = [(r, wanda[r["target"], r["seed"]]) for r in runs if (r["target"], r["seed"]) in wanda]
-    changes = [100 * (number(r[name]) / number(w[name]) - 1) for r, w in pairs]
+    changes = [100 * (number(r[name]) / number(w[name]) - 1) for r, w in _pairs(runs, wanda)]
     if not changes or not all(map(math.isfinite, changes)):
         return "–"
     told = spread(changes, 1)
@@ -142,8 +142,10 @@ def _change(runs: Sequence[Record], wanda: dict[tuple[str, int], Record], name: 
 
 def _closed(runs: Sequence[Record], wanda: dict[tuple[str, int], Record], dense: float | None) -> str:
     """The mean share of the gap in log-perplexity between Wanda and the dense model that a method closes."""
-    pairs = [(r, wanda[r["target"], r["seed"]]) for r in runs if (r["target"], r["seed"]) in wanda]
-    gaps = [[math.log(number(x["perplexity"]) / (dense or math.nan)) for x in pair] for pair in pairs]
+    gaps = [
+        [math.log(number(x["perplexity"]) / (dense or math.nan)) for x in pair]
+        for pair in _pairs(runs, wanda)
+    ]
     shares = [100 * (1 - left / whole) for left, whole in gaps if whole > 0]
     if not shares or not all(map(math.isfinite, shares)):
         return "–"

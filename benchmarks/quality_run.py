@@ -10,10 +10,10 @@ import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import torch
 from quality_cells import Cell
+from quality_figures import Record, newest
 
 from qubo_prune.api import Data, check, prune
 from qubo_prune.calibration import Calibration, TextSource, split_ranges, tokenise
@@ -33,7 +33,6 @@ from qubo_prune.testing import TINY_MODELS, tiny_tokenizer
 from qubo_prune.zeroshot import Subset, prepare, run_tasks
 from qubo_solvers.bench.run import read_records
 
-Record = dict[str, Any]
 MEASURING = (
     "dense", "evaluate initial", "evaluate rows", "evaluate refined", "evaluate reconstructed",
     "evaluate refit", "on_masks", "total",
@@ -59,27 +58,28 @@ def run_cells(
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "records.jsonl"
-    known: dict[str, Record] = {}
-    for r in read_records(path):
-        if "perplexity" in r or (not again and "perplexity" not in known.get(r["key"], {})):
-            known[r["key"]] = r
+    known = newest(read_records(path), _key)
+    if again:
+        known = {key: r for key, r in known.items() if "perplexity" in r}
     cut = path.is_file() and not path.read_bytes().endswith(b"\n")  # a run was stopped within a line
     with path.open("a", encoding="utf-8") as file:
         file.write("\n" if cut else "")
         for cell in cells:
-            if cell.key in known and (
-                "perplexity" not in known[cell.key] or cell.zeroshot.within(known[cell.key])
-            ):
+            before = known.get(cell.key)
+            if before is not None and ("perplexity" not in before or cell.zeroshot.within(before)):
                 continue
             record = plain(_in_own_process(cell) if isolated else run_cell(cell))
             record |= {"process": "its own" if isolated else "shared"}
             file.write(json.dumps(record, allow_nan=False) + "\n")
             file.flush()
-            if "perplexity" in record or "perplexity" not in known.get(cell.key, {}):
-                known[cell.key] = record
+            known |= newest([record] if before is None else [before, record], _key)
             if on_record is not None:
                 on_record(record)
     return [known[cell.key] for cell in cells if cell.key in known]
+
+
+def _key(record: Record) -> str:
+    return str(record["key"])
 
 
 def _in_own_process(cell: Cell) -> Record:
