@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
-
+from qubo_prune.settings import Part
 
 MetricName = Literal["alpha", "alpha_hat", "stable_rank", "entropy", "spectral_norm", "frobenius_norm"]
 """A number that is taken from a spectrum; see `allocation.metrics`."""
@@ -19,13 +16,13 @@ Per = Literal["block", "matrix", "mixed"]
 """What a rate is for: a block (mean metric), a matrix, or a block first and its matrices within it."""
 
 
-class Uniform(_Part):
+class Uniform(Part):
     """The recipe's sparsity in every layer."""
 
     method: Literal["uniform"] = "uniform"
 
 
-class AlphaPruning(_Part):
+class AlphaPruning(Part):
     """Less where the weights' spectrum has a heavy tail (AlphaPruning, arXiv 2410.10912)."""
 
     method: Literal["alphapruning"] = "alphapruning"
@@ -68,7 +65,7 @@ class AlphaPruning(_Part):
         return self
 
 
-class Given(_Part):
+class Given(Part):
     """Rates of one's own, by layer name pattern."""
 
     method: Literal["given"] = "given"
@@ -85,7 +82,7 @@ class Given(_Part):
         return self
 
 
-class Owl(_Part):
+class Owl(Part):
     """Less where the weights' Wanda scores have more outliers (OWL, arXiv 2310.05175)."""
 
     method: Literal["owl"] = "owl"
@@ -109,7 +106,7 @@ class Owl(_Part):
         return self
 
 
-class Fisher(_Part):
+class Fisher(Part):
     """Less where pruning costs more by the Fisher of the loss: one threshold over all layers, tempered."""
 
     method: Literal["fisher"] = "fisher"
@@ -129,7 +126,7 @@ class Fisher(_Part):
         return self
 
 
-class Quantise(_Part):
+class Quantise(Part):
     """Grids of weights, learned together with the rates."""
 
     bits: int = Field(4, ge=2, le=8)
@@ -161,7 +158,7 @@ OptimiserName = Literal["adamw", "prodigy"]
 """See `allocation.optimisers`."""
 
 
-class Besa(_Part):
+class Besa(Part):
     """Rates learned from what each block answers (BESA, arXiv 2402.16880)."""
 
     method: Literal["besa"] = "besa"

@@ -178,17 +178,14 @@ def check(
     data = Data.of(calibration, refine.batch if refine else 1)
     if own_windows(recipe):
         check_prompts(model, statistics_batches(data, recipe), recipe.calibration.own_prompt)
-    rows_apart = recipe.rows is not None and recipe.rows.held_out > 0
-    if rows_apart and len(statistics_batches(data, recipe)) < 2:
+    again, rows_apart = recipe.reconstruct, recipe.rows is not None and recipe.rows.held_out > 0
+    if (rows_apart or again is not None) and len(statistics_batches(data, recipe)) < 2:
+        what, instead = "reconstruction holds", ""
+        if rows_apart:
+            what, instead = "row problems hold", ", or set rows.held_out to 0"
         raise InputError(
-            "row problems hold one calibration batch out to judge by: give at least two (smaller batches, or "
-            "more calibration.windows), or set rows.held_out to 0"
-        )
-    again = recipe.reconstruct
-    if again is not None and len(statistics_batches(data, recipe)) < 2:
-        raise InputError(
-            "reconstruction holds one calibration batch out to judge by: give at least two (smaller batches, "
-            "or more calibration.windows)"
+            f"{what} one calibration batch out to judge by: give at least two (smaller batches, or more "
+            f"calibration.windows){instead}"
         )
     if again is not None and again.accept == "if_better" and not len(data.accept):
         raise InputError(

@@ -9,8 +9,8 @@ from transformers.cache_utils import DynamicLayer
 
 
 class RoomyLayer(DynamicLayer):  # type: ignore[misc]
-    """The part of one attention layer; its parent concatenates all that it has with every new token, a third
-    of the time of writing 32 windows of 512 tokens with SmolLM2-135M."""
+    """The part of one attention layer; its parent concatenates all that it has with every new token: 34 % of
+    a step of 32 windows at 250 tokens, in a profile of SmolLM2-135M on one thread."""
 
     def __init__(self, keys: Tensor, values: Tensor, length: int) -> None:
         """Goes on from keys and values (..., T, width), with room for `length` tokens in all."""

@@ -37,9 +37,9 @@ class Data:
         """
         if isinstance(calibration, Data | Calibration):
             c = calibration
-            data = cls(*(_batches(part, batch) for part in (c.calibrate, c.accept, c.report)))
+            data = cls(*(in_batches(part, batch) for part in (c.calibrate, c.accept, c.report)))
         else:
-            batches = _batches(calibration, batch)
+            batches = in_batches(calibration, batch)
             if 0 < len(batches) < 3:
                 raise InputError(
                     f"calibration has {len(batches)} batches: give at least 3 (calibrate, accept, report), "
@@ -52,7 +52,7 @@ class Data:
         return data
 
 
-def _batches(source: Tensor | Iterable[Batch], batch: int) -> Sequence[Batch]:
+def in_batches(source: Tensor | Iterable[Batch], batch: int) -> Sequence[Batch]:
     """A tensor of samples in pieces of `batch`; any other sequence or iterable of batches as it is."""
     if isinstance(source, str | Mapping):
         raise InputError(f"calibration is one {type(source).__name__}: give a list of batches")

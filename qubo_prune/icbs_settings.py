@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from qubo_prune.settings import Part
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
-
-
-class SolverChoice(_Part):
+class SolverChoice(Part):
     """Which solver of the registry, its options and its limit for one block."""
 
     name: str = "descent"
@@ -21,7 +19,7 @@ class SolverChoice(_Part):
     )
 
 
-class Candidates(_Part):
+class Candidates(Part):
     """Which weights a block reconsiders."""
 
     criterion: Literal["gain", "gradient", "wanda", "random"] = Field(
@@ -51,7 +49,7 @@ class Candidates(_Part):
     )
 
 
-class Gradient(_Part):
+class Gradient(Part):
     """The linear term: averaged over steps, cleared of noise, multiplied by gamma."""
 
     gamma: float = Field(1.0, gt=0)
@@ -73,7 +71,7 @@ class Gradient(_Part):
     shrink: float = Field(2.0, ge=0, description="shrunk: standard errors taken off |g|; 0: the raw mean")
 
 
-class CurvatureChoice(_Part):
+class CurvatureChoice(Part):
     """H of a block. The ridge is the paper's: ridge * |d|^2, so rho = 2 * ridge."""
 
     kind: Literal["sampled_fisher", "empirical_fisher", "mean_gradient", "exact_hessian"] = Field(
@@ -99,7 +97,7 @@ class CurvatureChoice(_Part):
     )
 
 
-class TrustRegion(_Part):
+class TrustRegion(Part):
     """How many swaps a step may take, by measured / predicted change, and how much H is damped."""
 
     swaps: int | None = Field(None, ge=1, description="swaps of the first step; None: 6e-6 of the weights")
@@ -113,7 +111,7 @@ class TrustRegion(_Part):
     max_measurements: int = Field(4, ge=1, description="accepting passes a step may cost, bisection included")
 
 
-class Icbs(_Part):
+class Icbs(Part):
     """Block coordinate descent (iCBS, arXiv 2411.17796)."""
 
     steps: int = Field(30, ge=0)

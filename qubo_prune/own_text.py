@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qubo_prune.data import Data
+from qubo_prune.data import Data, in_batches
 from qubo_prune.errors import InputError
 from qubo_prune.objective import Batch, batch_size
 from qubo_prune.preparation import statistics_batches
@@ -111,7 +111,7 @@ def with_own_text(
     given = statistics_batches(data, recipe)
     own = write_windows(model, given, count, ranges.own_prompt, recipe.seed, on_token)
     size = batch_size(given[0])
-    for_all, for_refit = (part.split(size) if len(part) else () for part in own.tensor_split([ranges.own]))
+    for_all, for_refit = (in_batches(part, size) for part in own.tensor_split([ranges.own]))
     return replace(data, own=for_all, own_refit=for_refit)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from qubo_prune.allocation_settings import AllocationSettings, Besa, Uniform, conflict
 from qubo_prune.errors import InputError
@@ -13,13 +13,10 @@ from qubo_prune.icbs_settings import Icbs
 from qubo_prune.icbs_settings import conflict as refine_conflict
 from qubo_prune.patterns import Pattern
 from qubo_prune.recipe_files import read_yaml, set_dotted
+from qubo_prune.settings import Part
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
-
-
-class Initial(_Part):
+class Initial(Part):
     """The first mask."""
 
     method: Literal["magnitude", "wanda", "fisher", "gradient", "random", "sparsegpt", "gradual"] = Field(
@@ -64,7 +61,7 @@ class Initial(_Part):
         return self.method == "gradual" and self.output_power > 0 and self.granularity != "output"
 
 
-class CalibrationRanges(_Part):
+class CalibrationRanges(Part):
     """Three disjoint token ranges. Windows are random and non-overlapping within their range."""
 
     windows: int = Field(64, ge=1, description="calibration windows for the statistics of the first mask")
@@ -87,7 +84,7 @@ class CalibrationRanges(_Part):
     report_length: int = Field(128, ge=2)
 
 
-class RowProblems(_Part):
+class RowProblems(Part):
     """The first mask, moved layer by layer by the error of each layer's own outputs (refine/rows.py)."""
 
     method: Literal["descent", "tabu", "anneal"] = Field("descent", description="of solve_batch")
@@ -108,7 +105,7 @@ class RowProblems(_Part):
     )
 
 
-class Reconstruct(_Part):
+class Reconstruct(Part):
     """New values for the kept weights, layer by layer, after the refinement. A layer is changed only where
     its error on held-out calibration windows falls."""
 
@@ -140,7 +137,7 @@ class Reconstruct(_Part):
     output_weights: int | None = Field(None, ge=1, description="as for rows")
 
 
-class Refit(_Part):
+class Refit(Part):
     """New values for the kept weights of all layers together, by the gradient of the loss on the calibration
     windows, at the end (refine/refit.py). Kept only where the accepting loss falls."""
 
@@ -163,7 +160,7 @@ class Refit(_Part):
     time_limit: float | None = Field(None, gt=0, description="seconds; the learning rate is 0 at the end")
 
 
-class Recipe(_Part):
+class Recipe(Part):
     """A whole run: how much and where, the first mask, the calibration ranges, refinement, reconstruction."""
 
     sparsity: float = Field(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ import yaml
 from qubo_prune.errors import InputError
 
 
-def builtin_recipes() -> dict[str, str]:
-    """Name -> YAML text of the recipes that ship with the package."""
+def builtin_recipes() -> dict[str, Traversable]:
+    """Name -> YAML file of the recipes that ship with the package, by name."""
     folder = resources.files("qubo_prune") / "recipes"
     found = {f.name.removesuffix(".yaml"): f for f in folder.iterdir() if f.name.endswith(".yaml")}
-    return {name: found[name].read_text() for name in sorted(found)}
+    return dict(sorted(found.items()))
 
 
 def read_yaml(name_or_path: str) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def read_yaml(name_or_path: str) -> dict[str, Any]:
     builtin = builtin_recipes()
     path = Path(name_or_path)
     if name_or_path in builtin:
-        text = builtin[name_or_path]
+        text = builtin[name_or_path].read_text()
     elif path.is_file():
         try:
             text = path.read_text()

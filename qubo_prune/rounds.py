@@ -105,11 +105,13 @@ class Rounds:
 
     def _values(self, turn: int, result: RefineResult) -> None:
         """New values for the kept weights, where the recipe asks for them."""
+        ways: list[tuple[str, str, Callable[[], Reconstructed | Refitted]]] = []
         if self.recipe.reconstruct is not None:
-            self._change("reconstruct", "reconstructed", self._reconstruct, result, first=True)
+            ways.append(("reconstruct", "reconstructed", self._reconstruct))
         if self.recipe.refit is not None:
-            first = self.recipe.reconstruct is None
-            self._change("refit", "refit", lambda: self._refit(turn), result, first)
+            ways.append(("refit", "refit", lambda: self._refit(turn)))
+        for way in ways:
+            self._change(*way, result, first=way is ways[0])
 
     def _change(
         self,

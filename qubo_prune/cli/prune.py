@@ -105,12 +105,12 @@ def _check_refines(recipe: str, given: dict[str, Any]) -> None:
     """InputError where a limit on the refinement would bring one into a recipe that has none."""
     from qubo_prune.recipe import Recipe
 
-    if "refine.time_limit" in given and "refine.steps" not in given and Recipe.load(recipe).refine is None:
-        refits = Recipe.load(recipe).refit is not None
-        raise InputError(
-            f"recipe {recipe!r} has no refinement to limit: "
-            + ("set refit.time_limit (--set), or add one by --steps" if refits else "add one by --steps")
-        )
+    if "refine.time_limit" not in given or "refine.steps" in given:
+        return
+    own = Recipe.load(recipe)
+    if own.refine is None:
+        refit = "" if own.refit is None else "set refit.time_limit (--set), or "
+        raise InputError(f"recipe {recipe!r} has no refinement to limit: {refit}add one by --steps")
 
 
 def load_recipe(

@@ -92,9 +92,9 @@ def refit(
         seconds = time.perf_counter() - started
         found.records.append(RefitRecord(step, seconds, sum(losses) / len(losses), loss))
         losses.clear()
-        if loss is not None and not loss < best:
-            return False
         if loss is not None:
+            if not loss < best:
+                return False
             best = found.loss_after = loss
         fit.remember()
         return True
@@ -118,7 +118,7 @@ def refit(
             if (step + 1) % every and step + 1 < steps:
                 continue
             idle = 0 if check(step + 1) else idle + 1
-            if idle == recipe.patience or (accept and not math.isfinite(found.records[-1].accept or 0.0)):
+            if idle == recipe.patience or not math.isfinite(found.records[-1].accept or 0.0):
                 found.stopped = "no progress"
                 break
     except KeyboardInterrupt:
