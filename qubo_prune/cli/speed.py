@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from qubo_prune.cli.live import Live
@@ -68,7 +69,8 @@ def _show(found: list[Speed], model: str, dtype: str, device: str, sparsities: l
 
     console = results()
     threads = f", {torch.get_num_threads()} threads" if device == "cpu" else ""
-    table = Table(title=f"{model}, {dtype} on {device}{threads}", title_justify="left")
+    title = f"{model}, {dtype} on {device}{threads}"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))  # for 80 columns
     for column in ("out x in", "zeros", "tokens", "format", "dense us", "sparse us", "ratio", "even"):
         table.add_column(column, justify="left" if column == "format" else "right", no_wrap=True)
     for one in found:

@@ -16,7 +16,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -27,9 +28,10 @@ from qubo_solvers.solution import Incumbent, Solution, Status
 from qubo_solvers.solver import Capabilities, Solver
 from qubo_solvers.start import random_start, repair
 
-__all__ = ["CHECKS", "KINDS", "check_solver", "degenerate_problems", "random_problem"]
+__all__ = ["CHECKS", "KINDS", "assert_within", "check_solver", "degenerate_problems", "random_problem"]
 
 Factory = Callable[[], Solver]
+Result = TypeVar("Result")
 
 
 def check_solver(factory: Factory, *, patient: Factory | None = None) -> None:
@@ -104,15 +106,22 @@ def check_time_limit(factory: Factory) -> None:
     for n, limit in ((12, 0.1), (120, 0.3), (300, 0.2)):
         problem = random_problem("dense", n, seed=1)
         _run(factory(), problem, time_limit=limit)
-        seconds = math.inf
-        for _ in range(3):
-            solver = factory()
-            begin = time.perf_counter()  # the kit's own clock, not the solver's word
-            solver.solve(problem, time_limit=limit)
-            seconds = min(seconds, time.perf_counter() - begin)
-            if seconds <= 1.1 * limit + 0.05:
-                break
-        assert seconds <= 1.1 * limit + 0.05, f"{problem.name}: {seconds:.3f} s for a limit of {limit} s"
+        assert_within(1.1 * limit + 0.05, partial(factory().solve, problem, time_limit=limit))
+
+
+def assert_within(seconds: float, run: Callable[[], Result], tries: int = 3) -> Result:
+    """What the first run within `seconds` of wall clock answered; AssertionError after `tries` of them.
+
+    Other work on the machine only lengthens a run: one in time shows that the code can be.
+    """
+    shortest = math.inf
+    for _ in range(tries):
+        begin = time.perf_counter()  # the kit's own clock, not the solver's word
+        result = run()
+        shortest = min(shortest, time.perf_counter() - begin)
+        if shortest <= seconds:
+            return result
+    raise AssertionError(f"{shortest:.3f} s in the shortest of {tries} runs, {seconds:.3f} s promised")
 
 
 def check_initial(factory: Factory) -> None:
@@ -154,10 +163,9 @@ def check_callback(factory: Factory) -> None:
         calls.append(incumbent)
         return True
 
-    stopped = _run(factory(), problem, on_incumbent=stop)
+    stopped = assert_within(solution.seconds + 0.5, partial(_run, factory(), problem, on_incumbent=stop))
     _judge(problem, stopped)
     assert calls, "the callback was never called"
-    assert stopped.seconds <= solution.seconds + 0.5, "a callback that asks to stop did not stop the solve"
 
 
 def check_degenerate(factory: Factory) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from qubo_solvers import CardinalityQubo, Dense, LowRank, Status, solve
 from qubo_solvers.cpsat import CpSat
-from qubo_solvers.testing import KINDS, random_problem
+from qubo_solvers.testing import KINDS, assert_within, random_problem
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -57,10 +57,9 @@ def test_the_hint_is_the_first_incumbent():
 @pytest.mark.parametrize("limit", [0.05, 0.4])
 def test_the_time_limit_holds_while_building_and_searching(limit):
     problem = random_problem("dense", 200)
-    solution = solve(problem, "cpsat", time_limit=limit)
+    solution = assert_within(1.1 * limit + 0.3, lambda: solve(problem, "cpsat", time_limit=limit))
     assert solution.status is Status.TIME_LIMIT
     assert solution.assignment is not None
-    assert solution.seconds < 1.1 * limit + 0.3  # the kit holds it to 50 ms, on the best of three
 
 
 def test_too_many_products_are_refused():

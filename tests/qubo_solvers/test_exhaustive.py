@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qubo_solvers import CardinalityQubo, Dense, Status, solve
-from qubo_solvers.testing import KINDS, random_problem
+from qubo_solvers.testing import KINDS, assert_within, random_problem
 
 
 @given(st.sampled_from(KINDS), st.integers(1, 10), st.integers(0, 10**6))
@@ -39,11 +39,11 @@ def test_too_many_are_refused_with_the_number():
 
 
 def test_a_time_limit_ends_it_honestly():
-    solution = solve(random_problem("plain", 24), "exhaustive", time_limit=0.02)
+    problem = random_problem("plain", 24)
+    solution = assert_within(0.2, lambda: solve(problem, "exhaustive", time_limit=0.02))
     assert solution.status is Status.TIME_LIMIT
     assert solution.bound is None
     assert 0 <= solution.work["scored"] < solution.work["states"]
-    assert solution.seconds < 0.2
 
 
 def test_a_time_limit_ends_the_listing_too():

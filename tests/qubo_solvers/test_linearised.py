@@ -11,7 +11,7 @@ import pytest
 
 from qubo_solvers import CardinalityQubo, Dense, LowRank, Status, availability, get, solve
 from qubo_solvers.linearised import linearise
-from qubo_solvers.testing import KINDS, random_problem
+from qubo_solvers.testing import KINDS, assert_within, random_problem
 
 pytestmark = pytest.mark.slow
 
@@ -107,10 +107,12 @@ def test_the_initial_assignment_is_the_first_incumbent(solver):
 
 @pytest.mark.parametrize("limit", [0.05, 0.4])
 def test_the_time_limit_holds_while_building_and_searching(solver, limit):
-    solution = solve(random_problem("dense", 90), solver, time_limit=limit, max_nodes=None)
+    problem = random_problem("dense", 90)
+    solution = assert_within(
+        1.1 * limit + 0.3, lambda: solve(problem, solver, time_limit=limit, max_nodes=None)
+    )
     assert solution.status is Status.TIME_LIMIT
     assert solution.assignment is not None
-    assert solution.seconds < 1.1 * limit + 0.3
 
 
 def test_a_callback_stops_it(solver):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 
@@ -13,6 +11,7 @@ from qubo_solvers.problem import CardinalityQubo
 from qubo_solvers.quadratic_form import Dense, LowRank
 from qubo_solvers.solution import Status
 from qubo_solvers.tabu import Tabu
+from qubo_solvers.testing import assert_within
 
 SOLVERS = {"descent": Descent, "anneal": Anneal, "tabu": Tabu}
 THOROUGH = {
@@ -127,9 +126,7 @@ def test_time_limit_is_kept_and_the_callback_stops(name, form):
     solver = SOLVERS[name](**ENDLESS[name])
     solver.warm_up(problem)
     problem.energy(np.zeros(n))
-    begin = time.perf_counter()
-    solution = solver.solve(problem, time_limit=0.4)
-    assert time.perf_counter() - begin < 0.4 * 1.1 + 0.25  # 50 ms promised; a busy machine is forgiven
+    solution = assert_within(0.4 * 1.1 + 0.25, lambda: solver.solve(problem, time_limit=0.4))
     assert problem.is_feasible(solution.assignment)
     stopped = solver.solve(problem, time_limit=30.0, on_incumbent=lambda incumbent: True)
     assert len(stopped.trace) == 1
