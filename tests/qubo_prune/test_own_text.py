@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -41,6 +42,24 @@ def test_room_in_the_cache_changes_nothing(family: str, monkeypatch: pytest.Monk
     monkeypatch.setattr("qubo_prune.own_text._make_room", lambda cache, length: made.append(length))
     assert torch.equal(written, write_windows(model, batches(), 4, 4))
     assert made == [16]
+
+
+def test_as_many_windows_at_once_as_their_caches_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_llama()
+    config = model.config
+    heads = config.num_key_value_heads * config.hidden_size // config.num_attention_heads
+    window = 2 * 4 * config.num_hidden_layers * heads * 16
+
+    def note(told: list[tuple[int, int]], done: int, of: int) -> None:
+        told.append((done, of))
+
+    for room, parts in ((3 * window, 4), (7 * window - 1, 2), (1, 10), (20 * window, 1)):
+        monkeypatch.setattr("qubo_prune.own_text.CACHE_BYTES", room)
+        told: list[tuple[int, int]] = []
+        written = write_windows(model, batches(), 10, 4, on_token=partial(note, told))
+        assert written.shape == (10, 16)
+        assert torch.equal(written[:, :4][:4], torch.cat(batches())[:, :4])
+        assert told == [(i + 1, parts * 12) for i in range(parts * 12)]
 
 
 def test_tokens_are_drawn_from_the_models_distribution() -> None:
@@ -96,12 +115,17 @@ def test_the_refit_has_windows_of_its_own() -> None:
     assert last["refit"] == (4 + 3 + 6, 4 + 3 + 6)
 
 
-def test_refusals() -> None:
+def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = Recipe.parse({"calibration": {"own": 2, "own_prompt": 4}, "refine": None})
     with pytest.raises(InputError, match=r"own_prompt=16 leaves nothing"):
         write_windows(tiny_llama(), batches(), 2, 16)
     with pytest.raises(InputError, match="only a causal language model"):
         prune(tiny_mlp(), [torch.randn(4, 6) for _ in range(4)], recipe, loss=lambda m, b: m(b).sum())
+    model = tiny_llama()
+    forgetful = model.forward
+    monkeypatch.setattr(model, "forward", lambda **given: forgetful(**given | {"use_cache": False}))
+    with pytest.raises(InputError, match="keeps no cache"):
+        write_windows(model, batches(), 2, 4)
     odd = [*batches(), *batches(2, 8)]
     with pytest.raises(InputError, match="of one length"):
         prune(tiny_llama(), Data(odd, odd, odd), recipe)
