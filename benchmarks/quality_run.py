@@ -161,7 +161,7 @@ def _measured(cell: Cell, recipe: Recipe | None) -> Record:
         stages: dict[str, float] = {}
 
         def on_masks(name: str, model: torch.nn.Module) -> None:
-            later = recipe.reconstruct or recipe.refit  # the masks alone: with the weights as they came
+            later = recipe.stages[2:]  # the masks alone: with the weights as they came
             if name == "refined" and later and not recipe.initial.moves_values and name not in stages:
                 found = perplexity(model, evaluation, length=s.eval_length, windows=s.eval_windows)
                 stages[name] = found.perplexity
@@ -170,8 +170,7 @@ def _measured(cell: Cell, recipe: Recipe | None) -> Record:
         clock.lap("prune")
         if report.stopped == "interrupted":
             raise KeyboardInterrupt
-        last = next(name for name in ("refit", "reconstructed", "refined") if name in report.figures)
-        distance = report.figures[last] if dense is None else kl_to_dense(loaded.model, dense)
+        distance = report.figures[recipe.stages[-1]] if dense is None else kl_to_dense(loaded.model, dense)
         clock.lap("KL")
         phases = {name: value for name, value in report.seconds.items() if name not in MEASURING}
         counted = report.to_dict()

@@ -1,7 +1,7 @@
 """prune(model, calibration, recipe) -> PruneReport: the one way through the engine, usable in any pipeline.
 
     layers and their dense answers -> statistics -> allocation -> first mask -> row problems -> refinement
-    -> reconstruction -> refit -> report
+    -> reconstruction -> refit -> rounding -> report
 
 In place, on any nn.Module and any batches; no global state, no output. The shell is a thin layer over it.
 """
@@ -38,6 +38,7 @@ from qubo_prune.preparation import (
 )
 from qubo_prune.progress import Counted, OnProgress, Progress
 from qubo_prune.provenance import peak_memory_bytes, provenance
+from qubo_prune.quantisation import check_group
 from qubo_prune.recipe import Recipe
 from qubo_prune.refine.evidence import teach
 from qubo_prune.report import PruneReport
@@ -70,8 +71,8 @@ def prune(
     on_progress    called between pieces of work
     on_masks       called with "initial" and the model at the first masks, with "refined" and the model at the
                    last ones, with "rows" between them and "reconstructed" and "refit" after them where the
-                   recipe has these (again in each round): to take figures of one's own; the model must not
-                   be changed
+                   recipe has these (again in each round), with "quantised" in the end if so: to take figures
+                   of one's own; the model must not be changed
 
     Everything is checked before a weight changes; InputError (a ValueError) names what is wrong. An error
     later puts the dense weights back. Ctrl-C from the refinement on returns normally, with the model at the
@@ -201,6 +202,8 @@ def check(
     if not 0 < round(total * recipe.sparsity) < total:
         raise InputError(f"sparsity {recipe.sparsity} of {total} weights prunes none or all of them")
     check_allocation(layers, recipe.sparsity, recipe.allocation)
+    if recipe.quantise is not None:
+        check_group(layers, recipe.quantise.group, "quantise.group")
     if tried(recipe.allocation) and not len(data.accept):
         raise InputError("allocation.search goes by the accepting loss: give accepting batches")
     if (pattern := pattern_of(recipe)) is not None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from qubo_prune.allocation_settings import AllocationSettings, Besa, Uniform, conflict
+from qubo_prune.allocation_settings import AllocationSettings, Besa, Quantise, Uniform, conflict
 from qubo_prune.errors import InputError
 from qubo_prune.icbs_settings import Icbs
 from qubo_prune.icbs_settings import conflict as refine_conflict
@@ -184,6 +184,15 @@ class Recipe(Part):
     reconstruct: Reconstruct | None = None
     refit: Refit | None = None
     rounds: int = Field(1, ge=1, description="how often refine, reconstruct and refit follow one another")
+    quantise: Quantise | None = Field(
+        None, description="round the kept weights to nearest on such grids, after all else; None: not"
+    )
+
+    @property
+    def stages(self) -> list[str]:
+        """What of the model `prune` reports in turn, row problems aside; the last one is the result."""
+        after = {"reconstructed": self.reconstruct, "refit": self.refit, "quantised": self.quantise}
+        return ["initial", "refined", *(name for name, part in after.items() if part is not None)]
 
     @field_validator("pattern", mode="before")
     @classmethod
@@ -226,9 +235,9 @@ class Recipe(Part):
                 f"{first.method} takes a count for each layer and finds values of its own: set "
                 "allocation.per to layer, and leave allocation.quantise out"
             )
-        if besa.quantise is not None and (self.reconstruct is not None or self.refit is not None):
-            name = "reconstruct" if self.reconstruct is not None else "refit"
-            raise ValueError(f"{name} would leave the grids of allocation.quantise: leave one of them out")
+        if besa.quantise is not None and self.stages[2:]:
+            part = {"reconstructed": "reconstruct", "quantised": "quantise"}.get(self.stages[2], "refit")
+            raise ValueError(f"{part} would leave the grids of allocation.quantise: leave one of them out")
 
     def _check_pattern(self) -> None:
         """ValueError where a pattern does not go with the other settings."""

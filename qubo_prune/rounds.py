@@ -10,10 +10,12 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from qubo_prune.allocation_settings import Quantise
 from qubo_prune.layer_phases import Weigh, reconstruct
 from qubo_prune.objective import Batch, Objective
 from qubo_prune.prefix import Run
 from qubo_prune.progress import Counted, OnProgress, Progress
+from qubo_prune.quantisation import quantise
 from qubo_prune.recipe import Recipe
 from qubo_prune.reconstruct import Reconstructed
 from qubo_prune.refine.evidence import Pair, teach
@@ -21,7 +23,7 @@ from qubo_prune.refine.icbs import IcbsLoop
 from qubo_prune.refine.records import RefineResult, joined
 from qubo_prune.refine.refit import RefitRecord, Refitted, refit
 from qubo_prune.sequential import LayerRecord
-from qubo_prune.state import PruneState
+from qubo_prune.state import PruneState, uninterrupted
 from qubo_prune.statistics.collect import mean_value
 
 
@@ -80,6 +82,8 @@ class Rounds:
             if results[-1].stopped == "interrupted":
                 break
         result = joined(results)
+        if self.recipe.quantise is not None:
+            self._quantise(self.recipe.quantise, result)
         self.figures["accept_initial"] = result.accept_before
         return result
 
@@ -170,6 +174,14 @@ class Rounds:
     def _accepting(self) -> list[Pair]:
         """The accepting batches with the dense model's answers, which all phases of all rounds decide by."""
         return teach(self.state, self.objective, self.accept)
+
+    def _quantise(self, grids: Quantise, result: RefineResult) -> None:
+        """The kept weights on their grids; an interrupted run ends so too, as the recipe asks for it."""
+        with uninterrupted():
+            for name, layer in self.state.layers.items():
+                self.state.refit(name, quantise(layer.weight.detach(), grids.bits, grids.group))
+        self.clock.lap("quantise")
+        self._figure("quantised", "loss of the rounded weights", result)
 
     def _figure(self, name: str, phase: str, result: RefineResult) -> None:
         """The loss on the report range; on Ctrl-C what was done is kept, only its figure is lost."""

@@ -27,7 +27,7 @@ from qubo_prune.errors import InputError
 from qubo_prune.initial import magnitude, wanda
 from qubo_prune.layers import Layer, block_stack
 from qubo_prune.prefix import Blocks
-from qubo_prune.quantisation import quantise
+from qubo_prune.quantisation import check_group, quantise
 from qubo_prune.statistics.gram import MomentHooks
 from qubo_prune.statistics.tape import frozen
 
@@ -104,13 +104,8 @@ def check(layers: Mapping[str, Layer], sparsity: float, settings: Besa) -> None:
         sizes = [layer.numel for layer in layers.values()]
     total = sum(uniform.allocate(layers, sparsity).values())
     project_counts(sizes, [sparsity] * len(sizes), total, floor=settings.floor, ceiling=settings.ceiling)
-    group = None if settings.quantise is None else settings.quantise.group
-    for name, layer in layers.items():
-        if group is not None and layer.shape[1] % group:
-            raise InputError(
-                f"layer {name!r} has {layer.shape[1]} inputs, which {group} does not divide: choose another "
-                "allocation.quantise.group, or exclude the layer."
-            )
+    if settings.quantise is not None:
+        check_group(layers, settings.quantise.group, "allocation.quantise.group")
 
 
 def _between(

@@ -150,7 +150,7 @@ def _show(report: dict[str, Any]) -> None:
         ("dense", 0.0, 1.0, None),
         ("initial", kl["initial"], density, 0),
         ("refined", kl["refined"], density, report["swaps"]),
-        *((name, kl[name], density, None) for name in ("reconstructed", "refit") if name in kl),
+        *((name, kl[name], density, None) for name in kl if name not in ("initial", "refined")),
     )
     for name, distance, share, swaps in rows:
         table.add_row(
@@ -171,7 +171,7 @@ def _show(report: dict[str, Any]) -> None:
             f"perplexity: {text['windows']} windows of {text['length']} tokens of {text['text']}",
             markup=False,
         )
-    if grids := report["allocation"].get("quantisation"):
+    if grids := report["allocation"].get("quantisation") or report["recipe"]["quantise"]:
         shared = "row" if grids["group"] is None else f"{grids['group']} inputs"
         console.print(f"weights are on grids of {grids['bits']} bits, one for each {shared}, saved as floats")
     console.print("KL: nats per predicted token, on calibration text that no decision saw", markup=False)

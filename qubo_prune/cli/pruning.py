@@ -52,7 +52,7 @@ def run(job: Job, live: Live) -> dict[str, Any]:
     check(loaded.model, calibration, job.recipe, blocks)
     measure = _Measures(job, live, loaded.model, evaluation, calibration.report)
     measure.dense()
-    last = list(measure.perplexity)[-1]
+    last = job.recipe.stages[-1]
     report = prune(
         loaded.model,
         calibration,
@@ -136,11 +136,7 @@ class _Measures:
         self, job: Job, live: Live, model: nn.Module, evaluation: Tensor | None, report: Tensor
     ) -> None:
         self.job, self.live, self.model, self.evaluation, self.report = job, live, model, evaluation, report
-        self.perplexity: dict[str, float | None] = {"dense": None, "initial": None, "refined": None}
-        if job.recipe.reconstruct is not None:
-            self.perplexity["reconstructed"] = None
-        if job.recipe.refit is not None:
-            self.perplexity["refit"] = None
+        self.perplexity: dict[str, float | None] = dict.fromkeys(["dense", *job.recipe.stages])
         self.kl: dict[str, float | None] = {}
         self._reference: DenseReference | None = None
 

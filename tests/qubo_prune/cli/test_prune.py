@@ -122,8 +122,9 @@ def test_sparsegpt_and_reconstruction(invoke: Callable[..., Any], world: Any, tm
     assert report["recipe"]["reconstruct"]["damping"] == [1.0, 0.1]
     assert report["pruned_weights"] == round(0.5 * report["total_weights"])
     assert "reconstruct: " in result.stderr
-    shown = invoke(*world.prune("--steps", 0, "--set", "reconstruct.method=least_squares")).stdout
-    assert "reconstructed" in shown
+    settings = ["--set", "reconstruct.method=least_squares", "--set", "quantise.bits=4"]
+    shown = invoke(*world.prune("--steps", 0, *settings)).stdout
+    assert all(told in shown for told in ("reconstructed", "quantised", "grids of 4 bits, one for each row"))
     saved = invoke("eval", out, "--text", world.evaluation, "--windows", 2, "--length", 64, "--json")
     assert json.loads(saved.stdout)["perplexity"] == pytest.approx(report["perplexity"]["reconstructed"])
 
