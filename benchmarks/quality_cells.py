@@ -15,8 +15,9 @@ from qubo_prune.allocation_settings import Besa
 from qubo_prune.cli.output import assignments
 from qubo_prune.errors import InputError
 from qubo_prune.patterns import Pattern
-from qubo_prune.recipe import Initial, Recipe
+from qubo_prune.recipe import Recipe
 from qubo_prune.recipe_files import builtin_recipes
+from qubo_prune.recipe_parts import Initial
 
 DENSE = "dense"
 """The label of the model as it came, and its target."""

@@ -14,7 +14,8 @@ from qubo_prune.layerwise import LayerMethod
 from qubo_prune.objective import Batch, Objective
 from qubo_prune.prefix import Run
 from qubo_prune.progress import Counted, OnProgress, Progress
-from qubo_prune.recipe import Recipe, Reconstruct, RowProblems
+from qubo_prune.recipe import Recipe
+from qubo_prune.recipe_parts import Reconstruct, RowProblems
 from qubo_prune.reconstruct import Reconstructed
 from qubo_prune.reconstruct import reconstruct as reconstruct_layers
 from qubo_prune.refine.evidence import Pair

@@ -9,7 +9,7 @@ from typing import Any
 
 from qubo_prune.layerwise import LayerMethod
 from qubo_prune.prefix import Run
-from qubo_prune.recipe import Reconstruct
+from qubo_prune.recipe_parts import Reconstruct
 from qubo_prune.reconstruct import admm
 from qubo_prune.reconstruct.least_squares import ITERATIONS, LeastSquares
 from qubo_prune.sequential import LayerRecord, walk

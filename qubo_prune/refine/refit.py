@@ -19,7 +19,7 @@ from torch import Tensor
 
 from qubo_prune.objective import Batch, Objective
 from qubo_prune.rebatch import rebatched
-from qubo_prune.recipe import Refit
+from qubo_prune.recipe_parts import Refit
 from qubo_prune.refine.evidence import Pair, teach
 from qubo_prune.refine.moves import Free, LowRank, Moves
 from qubo_prune.state import PruneState, uninterrupted

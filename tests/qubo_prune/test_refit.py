@@ -12,7 +12,8 @@ from qubo_prune import prune
 from qubo_prune.layers import prunable_layers
 from qubo_prune.objective import CustomLoss, KLToDense
 from qubo_prune.progress import Progress
-from qubo_prune.recipe import Recipe, Refit
+from qubo_prune.recipe import Recipe
+from qubo_prune.recipe_parts import Refit
 from qubo_prune.refine.evidence import teach
 from qubo_prune.refine.moves import Free, LowRank
 from qubo_prune.refine.records import RefineResult, joined
