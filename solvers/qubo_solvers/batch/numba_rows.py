@@ -130,13 +130,13 @@ class _Run:
     """The state of one search: arrays for the kernels, and when fields were last computed anew."""
 
     def __init__(self, model: NumbaRows, first: int, last: int, x: NDArray[np.uint8], clock: Clock) -> None:
-        from qubo_solvers.kernels import rows as kernels
+        from qubo_solvers.kernels.row_swaps import Rows
 
-        self.kernels, self.clock, self.threads = kernels, clock, model.threads
+        self.clock, self.threads = clock, model.threads
         self.weights, self.linear = model.part(first, last)
         number = last - first
         slack = EPSILON * (np.abs(self.weights) * model.reach).sum(axis=1)
-        self.rows = kernels.Rows(
+        self.rows = Rows(
             model.gram, model.reach, model.start, self.weights, np.empty_like(self.weights),
             np.ascontiguousarray(x), np.zeros(number), np.zeros(number, np.int64), slack.astype(np.float32),
             np.zeros((number, 2), np.int64),
@@ -182,6 +182,8 @@ class _Run:
 
     def descend(self, live: NDArray[np.int64], thorough: bool) -> bool:
         """Descend in these rows; False where time ended before."""
+        from qubo_solvers.kernels.row_descent import descend
+
         rows, groups = self.rows, len(self.rows.start) - 1
         rows.cursor[live] = 0
         while (rows.cursor[live, 1] < groups).any():
@@ -190,13 +192,15 @@ class _Run:
                     if self.clock.out():
                         return False
                     with _threads(self.threads):
-                        self.kernels.descend(rows, lo, hi, thorough, WORK)
+                        descend(rows, lo, hi, thorough, WORK)
         return True
 
     def memory(self, seeds: NDArray[np.uint64], held: int) -> Any:
         """What the search remembers, from the present assignments on."""
+        from qubo_solvers.kernels.row_swaps import Memory
+
         number = len(self.weights)
-        return self.kernels.Memory(
+        return Memory(
             self.rows.x.copy(), self.rows.gain.copy(), np.zeros(number, np.int64), seeds.copy(),
             np.full((number, held), -1, np.int32), np.zeros((number, held), np.int64),
         )  # fmt: skip
@@ -212,20 +216,24 @@ class _Run:
 
     def tabu(self, steps: int, tenure: int, patience: int, seeds: NDArray[np.uint64]) -> None:
         """Tabu search from the present assignments; the best ones are the state then."""
+        from qubo_solvers.kernels.row_tabu import JITTER, tabu
+
         rows, n = self.rows, len(self.rows.reach)
-        memory = self.memory(seeds, 2 * (tenure + self.kernels.JITTER + 1))
+        memory = self.memory(seeds, 2 * (tenure + JITTER + 1))
         for first in range(0, steps, step := max(1, WORK // (8 * n + 1))):
             for lo, hi in self.slices():
                 if self.clock.out() or not self._refresh_often(lo, hi):
                     return self.resume(memory)
                 with _threads(self.threads):
-                    self.kernels.tabu(rows, memory, tenure, patience, lo, hi, first, min(steps, first + step))
+                    tabu(rows, memory, tenure, patience, lo, hi, first, min(steps, first + step))
         return self.resume(memory)
 
     def anneal(
         self, hot: NDArray[np.float64], cold: NDArray[np.float64], sweeps: int, seeds: NDArray[np.uint64]
     ) -> None:
         """Anneal from the present assignments; the best ones, or what the last descend to, are the state."""
+        from qubo_solvers.kernels.row_anneal import anneal
+
         rows, n = self.rows, len(self.rows.reach)
         memory = self.memory(seeds, 0)
         for first in range(0, sweeps, step := max(1, WORK // (64 * n + 1))):
@@ -234,7 +242,7 @@ class _Run:
                     return self.resume(memory)
                 last = min(sweeps, first + step)
                 with _threads(self.threads):
-                    self.kernels.anneal(rows, memory, hot, cold, lo, hi, first, last, sweeps)
+                    anneal(rows, memory, hot, cold, lo, hi, first, last, sweeps)
         self.settle()
         return self.resume(memory)
 

@@ -15,6 +15,9 @@ from qubo_solvers.batch import torch_anneal, torch_descent, torch_tabu
 from qubo_solvers.batch.numba_rows import NumbaRows, _Run
 from qubo_solvers.batch.settings import Clock, Settings
 from qubo_solvers.batch.torch_rows import State, TorchRows
+from qubo_solvers.kernels.row_anneal import anneal
+from qubo_solvers.kernels.row_descent import descend
+from qubo_solvers.kernels.row_tabu import tabu
 
 pytestmark = pytest.mark.slow
 
@@ -29,14 +32,14 @@ def test_kernels_maintain_fields_and_gains(batches, kind, method):
     start = model.start_of(0, 6)
     run = _Run(model, 0, 6, start[:, model.order], Clock(None))
     run.refresh(np.arange(6))
-    seeds, kernels, rows = np.arange(1, 7, dtype=np.uint64), run.kernels, run.rows
+    seeds, rows = np.arange(1, 7, dtype=np.uint64), run.rows
     if method == "descent":
-        kernels.descend(rows, 0, 6, True, 10**9)
+        descend(rows, 0, 6, True, 10**9)
     elif method == "tabu":
-        kernels.tabu(rows, run.memory(seeds, 30), 3, 20, 0, 6, 0, 100)
+        tabu(rows, run.memory(seeds, 30), 3, 20, 0, 6, 0, 100)
     else:
         hot = model.strength(run.weights)
-        kernels.anneal(rows, run.memory(seeds, 0), hot, 0.1 * hot, 0, 6, 0, 10, 10)
+        anneal(rows, run.memory(seeds, 0), hot, 0.1 * hot, 0, 6, 0, 10, 10)
     np.bitwise_and(rows.x, 1, out=rows.x)
     maintained = rows.fields.copy()
     run.refresh(np.arange(6))
