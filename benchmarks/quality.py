@@ -2,15 +2,16 @@
 
     python benchmarks/quality.py --method default --method mine.yaml --tasks lambada,piqa \
         --method no-couplings=default:refine.curvature.couplings=false
-    python benchmarks/quality.py --plan benchmarks/quality.yaml    # all cells of the README's table
+    python benchmarks/quality.py --plan benchmarks/quality.yaml    # the cells of a file, as the README's
     python benchmarks/quality.py --table        # tables, plots and README only, from what is recorded
     python benchmarks/quality.py --quick        # a random tiny model, in seconds, into --output
 
 A method is [LABEL=]RECIPE[:KEY=VALUE]...; RECIPE is a built-in recipe, a YAML file, or a method of first
 masks. Each cell (model, method, sparsity, seed) is one line of OUTPUT/records.jsonl as soon as it is done:
 start the same command again after Ctrl-C or a kill and it goes on; a cell that has no figures of a task that
-is asked for now is run once more. The end writes quality.json, quality.md
-and the plots to benchmarks/results, beside what other runs left there (`--quick`: to --output).
+is asked for now is run once more. The end, of a plan or not, writes quality.json, quality.md and the plots
+to benchmarks/results, beside what other runs left there, and the tables of that folder into README.md, as
+--table does. With another folder (--results; with --quick --output) README.md stays as it is.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     add("--output", type=Path, help="folder of the records; default: runs/quality, or runs/quality-quick")
     add("--results", type=Path, help="folder of tables and plots; default: benchmarks/results, or --output")
     add("--again", action="store_true", help="run once more what failed")
-    add("--table", action="store_true", help="only tables, plots and README of what benchmarks/results has")
+    add("--table", action="store_true", help="only tables, plots and README of what is recorded there")
     add("--quick", action="store_true", help="a tiny random model and texts of its own")
     return found
 
@@ -106,7 +107,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         if options.table:
-            return _report([], options.results or RESULTS) or update_readme.main([])
+            return _report([], options.results or RESULTS)
         return _run(options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -206,7 +207,7 @@ def _cells(options: argparse.Namespace, output: Path) -> list[Cell]:
 
 
 def _report(records: list[dict[str, Any]], folder: Path) -> int:
-    """Tables and plots of what the folder has and of these."""
+    """Tables and plots of what the folder has and of these; where it is benchmarks/results, README.md too."""
     file = folder / "quality.json"
     old = json.loads(file.read_text(encoding="utf-8"))["records"] if file.is_file() else []
     every = merged(old, records)
@@ -214,7 +215,7 @@ def _report(records: list[dict[str, Any]], folder: Path) -> int:
         raise InputError(f"there is nothing recorded in {file}: run the bench first")
     files = write_reports(every, folder)
     notes().print("written: " + ", ".join(str(path) for path in files), soft_wrap=True)
-    return 0
+    return update_readme.main([]) if folder.resolve() == RESULTS else 0
 
 
 if __name__ == "__main__":

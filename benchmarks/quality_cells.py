@@ -25,6 +25,11 @@ WANDA = "wanda"
 """The label that the others are compared with."""
 
 
+def first_masks() -> tuple[str, ...]:
+    """The methods of first masks, each a method of the bench by its name."""
+    return get_args(Initial.model_fields["method"].annotation)
+
+
 @dataclass(frozen=True)
 class Setting:
     """What all cells of a table share.
@@ -113,8 +118,7 @@ class Method:
         pattern = str(overrides.get("pattern")).replace(":", "-")
         if (own := f"{self.source}-{pattern}") in builtin_recipes():
             return Recipe.load(own, self.settings | overrides)
-        first_masks = get_args(Initial.model_fields["method"].annotation)
-        one_shot = self.source in first_masks and self.source not in builtin_recipes()
+        one_shot = self.source in first_masks() and self.source not in builtin_recipes()
         base = {"initial.method": self.source, "refine": None} if one_shot else {}
         return Recipe.load("default" if one_shot else self.source, base | self.settings | overrides)
 

@@ -15,6 +15,16 @@ Section = tuple[str, dict[str, Any], list[Record]]
 """A model, the setting, and their records in the order of sparsity, then method, then seed."""
 
 
+MEASURING = ("dense", "on_masks", "total")
+"""With every `evaluate ...` the phases of `prune` that measure, and its total: no part of the pruning's own
+time."""
+
+
+def measures(phase: str) -> bool:
+    """Whether a phase of `prune` is left out of the seconds of pruning."""
+    return phase in MEASURING or phase.startswith("evaluate ")
+
+
 def sections(records: Sequence[Record]) -> list[Section]:
     """The records by model and setting, in the order in which these first come."""
     found: dict[str, Section] = {}

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from quality_cells import DENSE
-from quality_figures import Record, groups, number, sections, slug
+from quality_figures import Record, groups, measures, number, sections, slug
 
 
 def write_plots(records: Sequence[Record], folder: Path) -> list[list[Path]]:
@@ -119,8 +119,8 @@ def course(record: Record) -> list[tuple[float, float]]:
     checks of the refit; without the first where nothing measured it. Of a run in rounds the refits come last.
     """
     phases, figures = record.get("seconds_by_phase", {}), record.get("figures", {})
-    later = [phases.get(name, 0.0) for name in ("refine", "reconstruct", "refit")]
-    start = sum(phases.values()) - sum(later)
+    later = [phases.get(name, 0.0) for name in ("refine", "reconstruct", "refit", "quantise")]
+    start = sum(seconds for name, seconds in phases.items() if not measures(name)) - sum(later)
     points = [(start + seconds, loss) for seconds, loss in record.get("curve", ()) if loss is not None]
     again = start + later[0] + later[1]
     points += [(again + seconds, loss) for seconds, loss in record.get("refits", ()) if loss is not None]

@@ -12,6 +12,7 @@ import numpy as np
 from quality_cells import DENSE, WANDA
 from quality_figures import Record, groups, newest, number, sections, task_figures
 from quality_plots import write_plots
+from quality_recipes import earlier, own_text, shares_out
 
 
 def write_reports(records: Sequence[Record], folder: Path) -> list[Path]:
@@ -47,11 +48,14 @@ def markdown(records: Sequence[Record], plots: Sequence[Sequence[str]] = ()) -> 
         "log(Wanda's perplexity / the dense model's) that is gone. KL: to the dense model, nats "
         "per predicted token, on a range of the calibration text that no method saw. Masks alone: the "
         "perplexity before the kept weights got new values. Seconds: of the pruning, measurements left out, "
-        "and as a multiple of a plain Wanda pass in the same process. GiB: "
+        "and as a multiple of a plain Wanda pass in the same process; of these allocation: those of finding "
+        "how much to prune in each layer, where a method does (statistics not counted). GiB: "
         "the most memory that the process had. Written by `benchmarks/quality.py`.",
     ]
     for i, (model, setting, own) in enumerate(sections(records)):
         lines += ["", f"## {model}", "", _setting(setting, own), "", *_table(own)]
+        if told := earlier(own):
+            lines += [f"Measured with earlier settings of the recipe: {', '.join(told)}.", ""]
         lines += [f"- {line}" for line in _failed(own)]
         lines += [f"\n![{name}]({name})" for name in (plots[i] if plots else ())]
     return "\n".join(lines) + "\n"
@@ -62,6 +66,7 @@ def _setting(s: dict[str, Any], own: Sequence[Record]) -> str:
     windows = f"{s['windows']} windows of {s['length']} tokens; KL: {s['report_windows']} of {s['length']}"
     told = [
         f"Calibration: {s['calibration']}, {windows}.",
+        *own_text(own),
         f"Perplexity: {s['text']}, {s['eval_windows']} windows of {s['eval_length']}.",
     ]
     tasks = {task["task"]: task for r in own for task in r.get("tasks", ())}
@@ -86,9 +91,11 @@ def _table(own: Sequence[Record]) -> list[str]:
     dense = next((number(r["perplexity"]) for r in own if r["method"] == DENSE and "perplexity" in r), None)
     columns = list(dict.fromkeys(name for r in own for name in task_figures(r)))
     alone = any(r.get("perplexity_masks_alone") is not None for r in own)
+    shared = shares_out(own)
     header = ["sparsity", "method", "seeds"]
     header += ["perplexity", "against Wanda", "gap closed", "KL", "against Wanda"]
-    header += [*(["masks alone"] if alone else []), *columns, "seconds", "x Wanda pass", "GiB"]
+    header += [*(["masks alone"] if alone else []), *columns, "seconds"]
+    header += [*(["of these allocation"] if shared else []), "x Wanda pass", "GiB"]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for (target, method), runs in groups(own).items():
         cells = [target, method, str(len(runs))]
@@ -109,6 +116,9 @@ def _table(own: Sequence[Record]) -> list[str]:
             )
         timed = [r for r in runs if "prune_seconds" in r]
         cells.append(spread([r["prune_seconds"] for r in timed], 1))
+        if shared:
+            spent = [r["seconds_by_phase"].get("allocation", 0.0) for r in timed]
+            cells.append(spread(spent if sum(spent) >= 0.1 * len(spent) else [], 1))
         cells.append(spread([r["prune_seconds"] / r["wanda_seconds"] for r in timed], 1))
         cells.append(f"{max(r['peak_memory_bytes'] for r in runs) / 2**30:.1f}")
         lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from quality_cells import Cell
-from quality_figures import Record, newest
+from quality_figures import Record, measures, newest
 
 from qubo_prune.api import Data, check, prune
 from qubo_prune.calibration import Calibration, TextSource, split_ranges, tokenise
@@ -32,12 +32,6 @@ from qubo_prune.statistics.tape import frozen
 from qubo_prune.testing import TINY_MODELS, tiny_tokenizer
 from qubo_prune.zeroshot import Subset, prepare, run_tasks
 from qubo_solvers.bench.run import read_records
-
-MEASURING = (
-    "dense", "evaluate initial", "evaluate rows", "evaluate refined", "evaluate reconstructed",
-    "evaluate refit", "on_masks", "total",
-)  # fmt: skip
-"""Phases of `prune` that measure, and its total: they are no part of the pruning's own time."""
 
 
 def run_cells(
@@ -172,7 +166,7 @@ def _measured(cell: Cell, recipe: Recipe | None) -> Record:
             raise KeyboardInterrupt
         distance = report.figures[recipe.stages[-1]] if dense is None else kl_to_dense(loaded.model, dense)
         clock.lap("KL")
-        phases = {name: value for name, value in report.seconds.items() if name not in MEASURING}
+        phases = {name: value for name, value in report.seconds.items() if not measures(name)}
         counted = report.to_dict()
         found = {
             "pruned_weights": counted["pruned_weights"],

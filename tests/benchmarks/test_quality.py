@@ -1,31 +1,12 @@
-"""The quality bench on a tiny model: cells, tables and plots; stopped and gone on with, refused, failed."""
+"""The quality bench on a tiny model: a run, stopped and gone on with, refused, failed."""
 
-import importlib
 import json
-import math
-import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-
-from qubo_prune.errors import InputError
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-PARTS = ("cells", "figures", "plots", "report", "run")
-NAMES = ("quality", *(f"quality_{part}" for part in PARTS), "update_readme")
-
-
-@pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ModuleType]]:
-    """The bench's modules by name, imported as the script imports them."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    yield {name: importlib.import_module(name) for name in NAMES}
-    for name in NAMES:
-        sys.modules.pop(name, None)
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
@@ -46,6 +27,8 @@ def test_end_to_end(bench: dict[str, ModuleType], tmp_path: Path, monkeypatch: p
         return prune(*args, **kw)
 
     run.prune = stopped
+    updated: list[Any] = []
+    monkeypatch.setattr(bench["update_readme"], "main", lambda arguments: updated.append(arguments) or 0)
     assert bench["quality"].main(arguments) == 130
     first = records(tmp_path)
     assert [(r["method"], r["target"], r["seed"]) for r in first] == [
@@ -91,12 +74,10 @@ def test_end_to_end(bench: dict[str, ModuleType], tmp_path: Path, monkeypatch: p
         assert "<svg" in (tmp_path / f"quality-tiny_llama-{plot}.svg").read_text()
     assert len(json.loads((tmp_path / "quality.json").read_text())["records"]) == 13
 
-    updated: list[Any] = []
-    monkeypatch.setattr(bench["update_readme"], "main", lambda arguments: updated.append(arguments) or 0)
     (tmp_path / "quality.md").unlink()
     assert bench["quality"].main(["--table", "--results", str(tmp_path)]) == 0
     assert (tmp_path / "quality.md").read_text() == text
-    assert updated == [[]]
+    assert updated == []
 
 
 @pytest.mark.slow
@@ -142,143 +123,26 @@ def test_tasks_are_caught_up_with(bench: dict[str, ModuleType], tmp_path: Path) 
     assert [task["rows"] for task in kept["tasks"]] == [2, 2]
 
 
-def test_methods_and_targets(bench: dict[str, ModuleType], tmp_path: Path) -> None:
-    cells = bench["quality_cells"]
-    file = tmp_path / "mine.yaml"
-    file.write_text("initial: {method: magnitude}\nrefine: null\n")
-    for text, label, method, refined in (
-        ("wanda", "wanda", "wanda", False),
-        ("default", "default", "wanda", True),
-        ("a=default:refine.steps=3:seed=9", "a", "wanda", True),
-        ("default:refine.steps=3", "default (refine.steps=3)", "wanda", True),
-        (str(file), "mine", "magnitude", False),
-    ):
-        parsed = cells.Method.parse(text)
-        setting = cells.Setting("c", "t", 8, 16)
-        recipe = cells.Cell("m", setting, parsed, cells.Target.parse("0.75"), 4).recipe()
-        assert (parsed.label, recipe.initial.method, recipe.refine is not None) == (label, method, refined)
-        assert (recipe.sparsity, recipe.seed, recipe.calibration.windows) == (0.75, 4, 8)
-    for wrong in ("nope", "default:refine.stepps=3", "default:steps"):
-        with pytest.raises(InputError):
-            cells.Method.parse(wrong)
-    assert cells.Target.parse("1:4") == cells.Target(0.75, "1:4")
-    for wrong in ("0", "1", "half", "4:2", "nan"):
-        with pytest.raises(InputError):
-            cells.Target.parse(wrong)
-    with pytest.raises(InputError, match="a label of its own"):
-        cells.matrix(["m"], [cells.Method.parse("wanda")] * 2, [], [0], setting)
-
-
-def test_plans(bench: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    quality, ran = bench["quality"], []
-    monkeypatch.setattr(quality, "run_cells", lambda cells, *args, **kw: ran.extend(cells) or [])
-    monkeypatch.setattr(quality, "_report", lambda records, folder: 0)
-    text = tmp_path / "a.txt"
-    text.write_text("a b c")
-    common = {"windows": 4, "seeds": 1, "calibration": str(text), "text": str(text)}
-    runs = [{"sparsity": [0.5, "2:4"], "method": ["wanda"]}, {"sparsity": [0.5], "method": ["x=fast:seed=1"]}]
-    plan = tmp_path / "plan.yaml"
-    plan.write_text(json.dumps({"common": common, "runs": runs}))
-    assert quality.main(["--plan", str(plan), "--output", str(tmp_path)]) == 0
-    told = [(c.setting.windows, c.method and c.method.label, c.target and c.target.label) for c in ran]
-    assert told == [(4, None, None), (4, "wanda", "50 %"), (4, "wanda", "2:4"), (4, "x", "50 %")]
-    for given in (["--quick"], ["--seeds", "2"]):
-        assert quality.main(["--plan", str(plan), "--output", str(tmp_path), *given]) == 2
-    plan.write_text("common:\nruns: []")
-    assert quality.planned(plan) == []
-    for wrong in (
-        "runs: 1",
-        "[",
-        "common: 1\nruns: []",
-        "runs: [{again: true}]",
-        "runs: [{sparsity: [2.0]}]",
-    ):
-        plan.write_text(wrong)
-        assert quality.main(["--plan", str(plan), "--output", str(tmp_path)]) == 2
-    for name in ("quality", "allocations", "starts"):
-        for options in quality.planned(BENCHMARKS / f"{name}.yaml"):
-            for method in options.method:
-                for target in options.sparsity:
-                    made = bench["quality_cells"].Method.parse(method)
-                    cell = bench["quality_cells"].Target.parse(target)
-                    made.recipe({"sparsity": cell.sparsity, "pattern": cell.pattern})
-
-
-def test_keys_change_with_what_matters(bench: dict[str, ModuleType]) -> None:
-    cells = bench["quality_cells"]
-
-    def key(method: str = "default", target: str = "0.5", seed: int = 0, windows: int = 8) -> str:
-        setting = cells.Setting("c", "t", windows, 16)
-        return cells.Cell("m", setting, cells.Method.parse(method), cells.Target.parse(target), seed).key
-
-    different = [key(), key("wanda"), key("default:refine.steps=3")]
-    different += [key(target="2:4"), key(seed=1), key(windows=9)]
-    different += [key(f"a=wanda:allocation.method={name}") for name in ("alphapruning", "owl", "besa")]
-    between = "a=wanda:allocation.method=besa:allocation.between.method="
-    different += [key(between + name) for name in ("alphapruning", "owl")]
-    assert len(set(different)) == len(different)
-    assert key() == key()
-
-
-def test_figures(bench: dict[str, ModuleType]) -> None:
-    report = bench["quality_report"]
-    assert report.spread([1.0, 3.0], 2) == "2.00 ± 1.41"
-    assert [report.spread(values, 1) for values in ([2.5], [], [math.inf, 1.0])] == ["2.5", "–", "inf"]
-    assert report.spread([1234567.0], 2) == "1.23e+06"
-    old = {"model": "m", "setting": {}, "method": "a", "target": "x", "seed": 0}
-    new, other = old | {"kl": 1.0}, old | {"seed": 1}
-    assert report.merged([old, other], [new]) == [new, other]
-    good, bad = new | {"perplexity": 2.0}, new | {"error": "no"}
-    assert report.merged([good], [bad]) == report.merged([bad], [good]) == [good]
-
-
-def test_the_course_of_a_run(bench: dict[str, ModuleType]) -> None:
-    course = bench["quality_plots"].course
-    phases = {"statistics": 3.0, "initial": 2.0, "refine": 10.0, "refit": 8.0}
-    figures = {"accept_initial": 0.9, "accept_refined": 0.7}
-    run = {"seconds_by_phase": phases, "figures": figures, "curve": [[4.0, 0.8], [9.0, 0.7]]}
-    assert course(run) == [(5.0, 0.9), (9.0, 0.8), (14.0, 0.7)]
-    assert course(run | {"refits": [[6.0, 0.5]]})[3:] == [(21.0, 0.5)]
-    phases["refine"] = 0.0
-    alone = {"seconds_by_phase": phases, "figures": {"accept_initial": None, "accept_refined": 0.7}}
-    assert course(alone | {"curve": [], "refits": [[6.0, 0.5], [8.0, None]]}) == [(5.0, 0.7), (11.0, 0.5)]
-    assert course({}) == []
-
-
-def test_the_gap_that_is_closed(bench: dict[str, ModuleType]) -> None:
-    wanda = {("x", seed): {"perplexity": 40.0} for seed in (0, 1)}
-    runs = [{"target": "x", "seed": 0, "perplexity": 20.0}, {"target": "x", "seed": 1, "perplexity": 40.0}]
-    closed = bench["quality_report"]._closed
-    assert closed(runs[:1], wanda, 10.0) == "50.0 %"
-    assert closed(runs, wanda, 10.0) == "25.0 ± 35.4 %"
-    assert closed(runs, wanda, None) == closed(runs, {}, 10.0) == closed(runs, wanda, 50.0) == "–"
-
-
-def test_each_section_has_its_plots(bench: dict[str, ModuleType], tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    run = {
-        "model": "a/m", "method": "wanda", "target": "50 %", "sparsity": 0.5, "seed": 0, "perplexity": 2.0,
-        "kl": 0.1, "prune_seconds": 1.0, "wanda_seconds": 1.0, "peak_memory_bytes": 1,
-        "provenance": {"threads": 1, "processor": "x"},
-    }  # fmt: skip
-    names = ("calibration", "windows", "length", "report_windows", "text", "eval_windows", "eval_length")
-    every = [run | {"setting": dict.fromkeys((*names, "dtype", "device"), i)} for i in (1, 2)]
-    bench["quality_report"].write_reports(every, tmp_path)
-    first, second = (tmp_path / "quality.md").read_text().split("## a/m")[1:]
-    assert "quality-m-time.svg" in first
-    assert "-time-2.svg" not in first
-    assert "quality-m-time-2.svg" in second
-    assert "-time.svg" not in second
-
-
-def test_images_are_found_from_the_readme(bench: dict[str, ModuleType]) -> None:
-    linked = bench["update_readme"]._linked
-    assert linked("![a b](plot.svg) [x](y.md)") == "![a b](benchmarks/results/plot.svg) [x](y.md)"
-    assert linked("![a](https://x/y.svg)") == "![a](https://x/y.svg)"
-
-
 def test_refusals(bench: dict[str, ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench["quality"].main(["--quick", "--method", "nope", "--output", str(tmp_path)]) == 2
     assert "no recipe 'nope'" in capsys.readouterr().err
     assert bench["quality"].main(["--tasks", "arc"]) == 2
     assert "'arc' is unknown" in capsys.readouterr().err
+
+
+def test_the_seconds_are_of_pruning_alone(bench: dict[str, ModuleType], tmp_path: Path) -> None:
+    cells = bench["quality_cells"]
+    setting, _ = bench["quality"].quick_setting(tmp_path)
+    every = (
+        "calibration.own=4:rows.budget=row:refine.steps=1:refine.windows=2:reconstruct.method=least_squares"
+    )
+    method = cells.Method.parse(f"all=default:{every}:refit.epochs=1:quantise.bits=4")
+    found = bench["quality_run"].run_cell(
+        cells.Cell("tiny:llama", setting, method, cells.Target.parse("0.5"))
+    )
+    before = ["own text", "statistics", "allocation", "initial", "rows"]
+    assert list(found["seconds_by_phase"]) == [*before, "refine", "reconstruct", "refit", "quantise"]
+    assert found["prune_seconds"] == sum(found["seconds_by_phase"].values())
+    measures = bench["quality_figures"].measures
+    assert all(map(measures, ("dense", "on_masks", "total", "evaluate quantised", "evaluate anything")))
+    assert not measures("evaluate")
