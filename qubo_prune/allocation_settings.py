@@ -73,12 +73,20 @@ class Given(Part):
         None, description="pattern -> sparsity, the first that matches; other layers share what is left"
     )
     file: str | None = Field(None, description="a YAML or JSON file with such a mapping")
+    group: int | None = Field(
+        None,
+        ge=2,
+        description="M: layers keep N of each M inputs, rates are (M - N) / M; None: what the file says, if "
+        "anything",
+    )
     rescale: bool = Field(False, description="scale the rates to the recipe's sparsity")
 
     @model_validator(mode="after")
     def _one_source(self) -> Given:
         if bool(self.rates) == (self.file is not None):
             raise ValueError("given rates come from either rates or file: name one of them")
+        if self.rescale and self.group is not None:
+            raise ValueError("rescale would leave the multiples of 1 / group: leave one of them out")
         return self
 
 
@@ -205,6 +213,18 @@ AllocationSettings = Annotated[
 alone."""
 
 
+def group_of(settings: AllocationSettings) -> int | None:
+    """M where an allocation keeps N of each M inputs, by the settings or the file of rates that they name.
+
+    None: no pattern, or a file that cannot be read, which is refused where its rates are needed.
+    """
+    if isinstance(settings, Given) and settings.file is not None and settings.group is None:
+        from qubo_prune.allocation.given import group_in  # needs torch
+
+        return group_in(settings.file)
+    return settings.group if isinstance(settings, AlphaPruning | Given) else None
+
+
 def conflict(settings: AllocationSettings, granularity: str | None, by_gain: bool) -> str | None:
     """Why an allocation does not go with a granularity of the first mask, or, where it has groups, with a
     refinement whose candidates are not chosen by gain; or None."""
@@ -212,9 +232,8 @@ def conflict(settings: AllocationSettings, granularity: str | None, by_gain: boo
         return f"initial.granularity global shares out the budget: not with allocation {settings.method}"
     if isinstance(settings, Besa) and settings.per == "row" and granularity not in (None, "output"):
         return f"allocation.per row gives each output a count: not with initial.granularity {granularity}"
-    if isinstance(settings, AlphaPruning) and settings.group is not None:
-        if granularity is not None:
-            return "allocation.group is a granularity of its own: leave initial.granularity out"
-        if not by_gain:
-            return "candidates of N:M patterns are chosen by gain: set refine.candidates.criterion to it"
-    return None
+    if (granularity is None and by_gain) or group_of(settings) is None:
+        return None
+    if granularity is not None:
+        return "allocation.group is a granularity of its own: leave initial.granularity out"
+    return "candidates of N:M patterns are chosen by gain: set refine.candidates.criterion to it"

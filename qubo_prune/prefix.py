@@ -54,7 +54,7 @@ class Blocks:
         answer: list[Any] = []
 
         def end(module: nn.Module, args: Any, output: Any) -> None:
-            answer.append(_mapped(output, Tensor.detach))
+            answer.append(mapped(output, Tensor.detach))
             raise _Done
 
         with ExitStack() as stack:
@@ -146,7 +146,7 @@ class Blocks:
 def _giving(module: nn.Module, output: Any) -> Iterator[None]:
     """The module answers with a copy of `output`; its own forward comes back at the end."""
     before = module.__dict__.get("forward")
-    module.__dict__["forward"] = lambda *args, **kwargs: _mapped(output, Tensor.clone)
+    module.__dict__["forward"] = lambda *args, **kwargs: mapped(output, Tensor.clone)
     try:
         yield
     finally:
@@ -172,15 +172,15 @@ def first_tensor(output: Any) -> Tensor:
     return output
 
 
-def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+def mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     """The same tuples, lists and mappings with the function applied to every tensor."""
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, tuple | list):
-        parts = [_mapped(part, function) for part in value]
+        parts = [mapped(part, function) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     if isinstance(value, dict):
-        return type(value)(**{key: _mapped(part, function) for key, part in value.items()})
+        return type(value)(**{key: mapped(part, function) for key, part in value.items()})
     return value
 
 

@@ -10,6 +10,7 @@ from qubo_prune.allocation import alphapruning, besa, fisher, given, owl, unifor
 from qubo_prune.allocation.evidence import Observed, needed
 from qubo_prune.allocation.result import Allocation
 from qubo_prune.allocation_settings import AllocationSettings, AlphaPruning, Besa, Fisher, Given, Owl
+from qubo_prune.errors import InputError
 from qubo_prune.layers import Layer
 
 __all__ = ["METHODS", "Allocation", "Observed", "OnLayer", "allocate", "check_allocation"]
@@ -30,8 +31,13 @@ def _given(
     layers: Mapping[str, Layer], sparsity: float, settings: AllocationSettings, on_layer: OnLayer | None
 ) -> Allocation:
     assert isinstance(settings, Given)
-    rates = given.read_rates(settings.file) if settings.file is not None else settings.rates
-    return given.allocate(layers, sparsity, rates or {}, rescale=settings.rescale)
+    rates, group = settings.rates or {}, settings.group
+    if settings.file is not None:
+        rates, found = given.read_rates(settings.file)
+        if group is not None and found not in (None, group):
+            raise InputError(f"allocation.group is {group}, and {settings.file!r} has patterns of {found}.")
+        group = found if group is None else group
+    return given.allocate(layers, sparsity, rates, rescale=settings.rescale, group=group)
 
 
 METHODS: dict[str, Method] = {"uniform": _uniform, "given": _given}

@@ -12,13 +12,16 @@ from qubo_prune.allocation.esd import eigenvalues, positive
 from qubo_prune.allocation.hill import FloatArray, PowerLaw, fit
 from qubo_prune.allocation.mapping import fill, rates_mixed, rates_per_block, rates_per_matrix
 from qubo_prune.allocation.metrics import METRICS
-from qubo_prune.allocation.mixed_nm import mixed_nm
+from qubo_prune.allocation.mixed_nm import mixed_nm, pruned_of_group
 from qubo_prune.allocation.result import Allocation
 from qubo_prune.allocation_settings import AlphaPruning, MetricName, Tail
 from qubo_prune.budgets import exact_counts
-from qubo_prune.errors import InputError
 from qubo_prune.layers import Layer
+from qubo_prune.quantisation import check_group
 from qubo_prune.selection import prune_count
+
+_SLACK = 1e-12
+"""Added to bounds that are met exactly: size * (p / M) in floats may miss the whole number."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,11 +83,12 @@ def allocate(
 
     settings: None: the usual ones. Rates lie from 1 - epsilon to 1 + epsilon times a common factor, the more
     for a larger metric, held between floor and ceiling (see `mapping.fill`). "block" is the published
-    default; blocks are told by `mapping.block_of`. With a group M, layers keep N of M inputs, and the total
-    is as near as `mixed_nm` comes. found: from `spectra`, or None to compute them.
+    default; blocks are told by `mapping.block_of`. With a group M, layers keep N of M inputs, floor and
+    ceiling hold for N:M too, and the total is as near as these and `mixed_nm` come. found: from `spectra`, or
+    None to compute them.
 
-    InputError: a sparsity outside [0, 1] or out of the bounds' reach, or a group that does not divide a
-    layer's inputs; weights that are not finite.
+    InputError: a sparsity outside [0, 1] or out of the bounds' reach, a group that does not divide a layer's
+    inputs or has no whole number between the bounds; weights that are not finite.
     """
     settings = settings or AlphaPruning()
     check(layers, sparsity, settings)
@@ -93,37 +97,45 @@ def allocate(
     sizes = {name: layer.numel for name, layer in layers.items()}
     total = prune_count(sum(sizes.values()), sparsity)
     values = {name: found[name].metrics[settings.metric] for name in layers}
-    epsilon, floor, ceiling = settings.epsilon, settings.floor, _ceiling(settings)
-    if settings.per == "matrix":
-        rates = rates_per_matrix(sizes, values, epsilon, total, floor=floor, ceiling=ceiling)
-    elif settings.per == "block":
-        rates = rates_per_block(sizes, values, epsilon, total, floor=floor, ceiling=ceiling)
-    else:
-        within = epsilon if settings.epsilon_within is None else settings.epsilon_within
-        rates = rates_mixed(sizes, values, epsilon, within, total, floor=floor, ceiling=ceiling)
     seen = {name: found[name].figures for name in layers}
     group = settings.group
     if group is None:
+        rates = _rates(sizes, values, settings, total, settings.floor, settings.ceiling)
         return Allocation("alphapruning", exact_counts(sizes, rates, total), sizes, None, seen)
-    kept = mixed_nm(list(sizes.values()), list(rates.values()), group, total)
+    least, most = pruned_of_group(group, settings.floor, settings.ceiling)
+    groups = sum(sizes.values()) // group
+    total = min(max(total, groups * least), groups * most)  # what whole numbers between the bounds reach
+    rates = _rates(sizes, values, settings, total, least / group - _SLACK, most / group + _SLACK)
+    kept = mixed_nm(list(sizes.values()), list(rates.values()), group, total, least=least, most=most)
     counts = {name: sizes[name] // group * (group - n) for name, n in zip(sizes, kept, strict=True)}
     return Allocation("alphapruning", counts, sizes, group, seen)
+
+
+def _rates(
+    sizes: Mapping[str, int],
+    values: Mapping[str, float],
+    settings: AlphaPruning,
+    total: int,
+    floor: float,
+    ceiling: float,
+) -> dict[str, float]:
+    """Layer -> the fraction to prune, by the metric's values."""
+    epsilon = settings.epsilon
+    if settings.per == "matrix":
+        return rates_per_matrix(sizes, values, epsilon, total, floor=floor, ceiling=ceiling)
+    if settings.per == "block":
+        return rates_per_block(sizes, values, epsilon, total, floor=floor, ceiling=ceiling)
+    within = epsilon if settings.epsilon_within is None else settings.epsilon_within
+    return rates_mixed(sizes, values, epsilon, within, total, floor=floor, ceiling=ceiling)
 
 
 def check(layers: Mapping[str, Layer], sparsity: float, settings: AlphaPruning) -> None:
     """What `allocate` refuses whatever the spectra are. InputError: as there."""
     sizes = [layer.numel for layer in layers.values()]
     total = prune_count(sum(sizes), sparsity)
-    fill(sizes, [1.0] * len(sizes), total, floor=settings.floor, ceiling=_ceiling(settings))
-    group = settings.group
-    for name, layer in layers.items():
-        if group is not None and layer.shape[1] % group:
-            raise InputError(
-                f"layer {name!r} has {layer.shape[1]} inputs, which {group} does not divide: choose another "
-                "allocation.group, or exclude the layer."
-            )
-
-
-def _ceiling(settings: AlphaPruning) -> float:
-    """The largest share of a layer to prune: of a group one weight is kept at least."""
-    return settings.ceiling if settings.group is None else min(settings.ceiling, 1.0 - 1.0 / settings.group)
+    group, ceiling = settings.group, settings.ceiling
+    if group is not None:
+        pruned_of_group(group, settings.floor, ceiling)
+        ceiling = min(ceiling, 1.0 - 1.0 / group)  # of a group one weight is kept at least
+    fill(sizes, [1.0] * len(sizes), total, floor=settings.floor, ceiling=ceiling)
+    check_group(layers, group, "allocation.group")

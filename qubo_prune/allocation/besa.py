@@ -26,7 +26,7 @@ from qubo_prune.block_calls import Call, call_of, hidden
 from qubo_prune.errors import InputError
 from qubo_prune.initial import magnitude, wanda
 from qubo_prune.layers import Layer, block_stack
-from qubo_prune.prefix import Blocks
+from qubo_prune.prefix import Blocks, mapped
 from qubo_prune.quantisation import check_group, quantise
 from qubo_prune.statistics.gram import MomentHooks
 from qubo_prune.statistics.tape import frozen
@@ -190,12 +190,12 @@ class _Paths:
         block = self._modules[at]
         calls = self._calls(at, self._given)
         if not layers and self._dense is None:
-            self._given = [_detached(call.run(block)) for call in calls]
+            self._given = [mapped(call.run(block), Tensor.detach) for call in calls]
             return None
         with MomentHooks(layers, diagonal=True) as hooks:
-            answers = [_detached(call.run(block)) for call in calls]
+            answers = [mapped(call.run(block), Tensor.detach) for call in calls]
         if self._dense is not None:
-            self._dense = [_detached(call.run(block)) for call in self._calls(at, self._dense)]
+            self._dense = [mapped(call.run(block), Tensor.detach) for call in self._calls(at, self._dense)]
         if not layers:
             self._given = answers
             return None
@@ -207,7 +207,7 @@ class _Paths:
         }  # fmt: skip
         targets = [hidden(answer) for answer in (answers if self._dense is None else self._dense)]
         fit = fit_block(Reconstruction(block, calls, targets), layers, scores, counts, self._settings)
-        self._given = [_detached(call.run(block, fit.weights)) for call in calls]
+        self._given = [mapped(call.run(block, fit.weights), Tensor.detach) for call in calls]
         return fit
 
     def _calls(self, at: int, given: Sequence[Any]) -> list[Call]:
@@ -216,10 +216,3 @@ class _Paths:
             call_of(self._blocks, self._modules, batch, at, before)
             for batch, before in zip(self._batches, given, strict=True)
         ]
-
-
-def _detached(output: Any) -> Any:
-    """A block's output without its graph."""
-    if isinstance(output, Tensor):
-        return output.detach()
-    return type(output)(_detached(part) for part in output) if isinstance(output, tuple) else output

@@ -11,20 +11,29 @@ from qubo_prune.allocation.result import Allocation
 from qubo_prune.budgets import exact_counts
 from qubo_prune.errors import InputError
 from qubo_prune.layers import Layer, match_pattern
+from qubo_prune.quantisation import check_group
 from qubo_prune.selection import prune_count
 
 
 def allocate(
-    layers: Mapping[str, Layer], sparsity: float, rates: Mapping[str, float], *, rescale: bool = False
+    layers: Mapping[str, Layer],
+    sparsity: float,
+    rates: Mapping[str, float],
+    *,
+    rescale: bool = False,
+    group: int | None = None,
 ) -> Allocation:
     """How many weights to prune in each layer; the total is `prune_count` of all weights together.
 
     rates: pattern (as for `prunable_layers`: fnmatch, or a regular expression after "re:") -> sparsity in
     [0, 1]; a layer takes the first pattern that matches it. Layers that none matches share what is left of
     the budget at one rate. rescale: scale the rates of the matched layers to the budget (none above 1, see
-    `fill`); then every layer must be matched.
+    `fill`); then every layer must be matched. group: M; every layer must then be matched by a rate that is
+    (M - N) / M for a whole N from 1 to M, and keeps N of M inputs; the total is within the largest layer's
+    step (size / M) of `prune_count`.
 
-    InputError: a pattern that matches no layer, a rate outside [0, 1], or rates that cannot give the total.
+    InputError: a pattern that matches no layer, a rate outside [0, 1] or not of the group, a group that does
+    not divide a layer's inputs or comes with rescale, or rates that cannot give the total.
     """
     for pattern, rate in rates.items():
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0.0 <= rate <= 1.0:
@@ -35,6 +44,16 @@ def allocate(
     sizes = {name: layer.numel for name, layer in layers.items()}
     total = prune_count(sum(sizes.values()), sparsity)
     rest = [name for name in layers if name not in chosen]
+    if group is not None:
+        if rescale:
+            raise InputError(f"allocation.rescale would leave the multiples of 1 / {group}: leave it out.")
+        if rest:
+            raise InputError(f"allocation.group needs a rate for every layer: {rest[0]!r} has none.")
+        check_group(layers, group, "allocation.group")
+        counts = _counts_of_groups(sizes, chosen, group)
+        if abs(sum(counts.values()) - total) > max(sizes.values()) // group:
+            raise InputError(f"{_differs(sum(counts.values()) / sum(sizes.values()), sparsity)}.")
+        return Allocation("given", counts, sizes, group)
     if rescale:
         if rest:
             raise InputError(f"allocation.rescale needs a rate for every layer: {rest[0]!r} has none.")
@@ -56,17 +75,38 @@ def allocate(
         counts = exact_counts(sizes, ordered, total)
     except InputError:
         given = sum(sizes[name] * rate for name, rate in ordered.items()) / sum(sizes.values())
-        raise InputError(
-            f"allocation.rates prune {given:.6f} of all weights and the sparsity is {sparsity}: set sparsity "
-            f"to {given:.6f}, or allocation.rescale to true."
-        ) from None
+        raise InputError(f"{_differs(given, sparsity)}, or allocation.rescale to true.") from None
     return Allocation("given", counts, sizes)
 
 
-def read_rates(path: str | Path) -> dict[str, Any]:
-    """Pattern -> rate from a YAML or JSON file: the mapping itself, or an object that has it under `rates`.
+def _differs(share: float, sparsity: float) -> str:
+    """What is wrong where rates do not give the sparsity."""
+    return (
+        f"allocation.rates prune {share:.6f} of all weights and the sparsity is {sparsity}: set sparsity to "
+        f"{share:.6f}"
+    )
 
-    So the file that `qubo-prune alpha --output` writes can be read. InputError: no such file, or no mapping.
+
+def _counts_of_groups(sizes: Mapping[str, int], rates: Mapping[str, float], group: int) -> dict[str, int]:
+    """Layer -> weights to prune, as many of each `group` of its own. InputError: a rate is no such share."""
+    counts = {}
+    for name, size in sizes.items():
+        pruned = round(rates[name] * group)
+        if pruned >= group or abs(rates[name] - pruned / group) > 1e-6:
+            raise InputError(
+                f"layer {name!r}: the rate {rates[name]} is not (M - N) / M for M = {group} and a whole N "
+                f"from 1 to {group}: change the rate, or leave allocation.group (or the file's) out."
+            )
+        counts[name] = size // group * pruned
+    return counts
+
+
+def read_rates(path: str | Path) -> tuple[dict[str, Any], int | None]:
+    """(pattern -> rate, M of N:M or None) from a YAML or JSON file.
+
+    The file is the mapping itself, or an object that has it under `rates`, and M, if there is one, under
+    `group` or in the texts "N:M" of a mapping `pattern`. So the files that `qubo-prune allocate --output` and
+    `qubo-prune alpha --output` write can be read. InputError: no such file, no mapping, or no such M.
     """
     try:
         found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -74,11 +114,39 @@ def read_rates(path: str | Path) -> dict[str, Any]:
         raise InputError(f"allocation.file {str(path)!r} cannot be read: {error}") from None
     except yaml.YAMLError as error:
         raise InputError(f"allocation.file {str(path)!r} is neither JSON nor YAML: {error}") from None
+    group = None
     if isinstance(found, dict) and isinstance(found.get("rates"), dict):
+        group = _group(found, path)
         found = found["rates"]
     if not isinstance(found, dict) or not found:
         raise InputError(f"allocation.file {str(path)!r}: it must map layer name patterns to sparsities.")
-    return {str(pattern): rate for pattern, rate in found.items()}
+    return {str(pattern): rate for pattern, rate in found.items()}, group
+
+
+def _group(found: dict[str, Any], path: str | Path) -> int | None:
+    """M of the N:M that a file's object gives its layers, or None. InputError: it says no M, or several."""
+    group, pattern = found.get("group"), found.get("pattern")
+    texts = list(pattern.values()) if isinstance(pattern, dict) else [] if pattern is None else [pattern]
+    groups = {str(text).partition(":")[2].strip() for text in texts}
+    if group is not None:
+        groups.add(str(group))
+    if not groups:
+        return None
+    size = groups.pop()
+    if groups or not size.isdecimal() or int(size) < 2:
+        raise InputError(
+            f"allocation.file {str(path)!r}: `group` must be one whole number M from 2, and the texts of "
+            "`pattern` N:M with that M, in quotes."
+        )
+    return int(size)
+
+
+def group_in(path: str | Path) -> int | None:
+    """M of the N:M in a file of rates; None: it has none, or `read_rates` refuses the file."""
+    try:
+        return read_rates(path)[1]
+    except InputError:
+        return None
 
 
 def _matched(layers: Mapping[str, Layer], rates: Mapping[str, float]) -> tuple[dict[str, float], list[str]]:

@@ -1,5 +1,6 @@
 """Mixed N:M sparsity: how many of each M inputs each layer keeps, the total as near as that allows."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,29 +12,55 @@ _LARGEST_TABLE = 1 << 26
 """Bytes of the largest table of the exact choice."""
 
 
-def mixed_nm(sizes: Sequence[int], rates: Sequence[float], m: int, total: int) -> list[int]:
+def pruned_of_group(m: int, floor: float, ceiling: float) -> tuple[int, int]:
+    """(least, most): how many of m weights are pruned between floor and ceiling, fractions of m; most < m.
+
+    InputError: no whole number lies between them.
+    """
+    least, most = math.ceil(floor * m - 1e-9), min(math.floor(ceiling * m + 1e-9), m - 1)
+    if least > most:
+        raise InputError(
+            f"no whole number of {m} weights is at least {floor:.4g} and at most {ceiling:.4g} of them: "
+            "change allocation.floor, allocation.ceiling or allocation.group."
+        )
+    return least, most
+
+
+def mixed_nm(
+    sizes: Sequence[int],
+    rates: Sequence[float],
+    m: int,
+    total: int,
+    *,
+    least: int = 0,
+    most: int | None = None,
+) -> list[int]:
     """N for each layer, from 1 to m: of each m consecutive inputs the layer keeps N.
 
     This is AlphaPruning's mixed N:8 for m = 8 (arXiv 2410.10912, appendix); how N is rounded is ours.
 
     sizes: weights of each layer, multiples of m. rates: the fractions to prune, in [0, 1). total: weights to
-    prune in all.
+    prune in all. least, most: how many of each m are pruned at least and at most, see `pruned_of_group`;
+    most None: m - 1, so that N >= 1.
 
-    m * rate is rounded to the whole number below or above it (at most m - 1, so that N >= 1). Of all such
+    m * rate, held between least and most, is rounded to the whole number below or above it. Of all such
     roundings the one is chosen whose pruned weights are nearest to `total`; of those the one with the least
     rounding summed over the weights. Where layers have such odd sizes that the table of reachable totals
-    would pass 64 MiB, those with the largest remainders are rounded up instead, and the total is within half
-    the largest layer's step (size / m) of the wanted one.
+    would pass 64 MiB, those with the largest remainders are rounded up instead. Where rates lie between least
+    and most and give the total, the one reached is within half the largest layer's step (size / m) of it.
 
-    InputError: m below 2, or a size that m does not divide.
+    InputError: m below 2, a size that m does not divide, or not 0 <= least <= most < m.
     """
     if m < 2:
         raise InputError(f"mixed N:{m}: M must be at least 2.")
+    most = m - 1 if most is None else most
+    if not 0 <= least <= most < m:
+        raise InputError(f"mixed N:{m}: from {least} to {most} pruned of {m}: give 0 <= least <= most < {m}.")
     for size in sizes:
         if size % m:
             raise InputError(f"mixed N:{m}: a layer of {size} weights cannot be cut into groups of {m}.")
     groups = np.asarray(sizes, dtype=np.int64) // m
-    wanted = np.clip(np.asarray(rates, dtype=np.float64) * m, 0.0, m - 1.0)
+    wanted = np.clip(np.asarray(rates, dtype=np.float64) * m, least, most)
     pruned = np.floor(wanted + 1e-9).astype(np.int64)
     remainder = np.maximum(wanted - pruned, 0.0)
     movable = np.flatnonzero(remainder > 1e-9)

@@ -15,9 +15,8 @@ from qubo_prune.cli.output import assignments, guarded, notes, number, print_jso
 from qubo_prune.errors import InputError
 
 if TYPE_CHECKING:
-    from qubo_prune.allocation import Allocation, Observed
+    from qubo_prune.allocation import Allocation
     from qubo_prune.allocation_settings import AllocationSettings
-    from qubo_prune.models import LoadedModel
 
 
 @guarded
@@ -29,13 +28,16 @@ def allocate(
     sparsity: Annotated[float, typer.Option(min=0, max=1, help="Share of all weights to prune.")] = 0.5,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method: per, between, steps, ..."),
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method: per, search, steps, ..."),
     ] = None,
     calibration: Annotated[
         str | None,
         typer.Option(help="Text to look at, as for prune. Default: C4 text from exllamav3."),
     ] = None,
     windows: Annotated[int, typer.Option(min=1, help="Calibration windows.")] = 64,
+    accept_windows: Annotated[
+        int, typer.Option(min=1, help="Windows that the values of a search are judged on.")
+    ] = 16,
     length: Annotated[int, typer.Option(min=2, help="Tokens a window.")] = 128,
     batch: Annotated[int, typer.Option(min=1, help="Windows per forward pass.")] = 4,
     seed: Annotated[int, typer.Option(help="Chooses the windows.")] = 0,
@@ -54,10 +56,16 @@ def allocate(
     chosen = _settings(method, assignments(settings or []))
     if output is not None and not output.absolute().parent.is_dir():
         raise InputError(f"--output {str(output)!r}: there is no folder {str(output.absolute().parent)!r}")
+    from qubo_prune.cli.allocating import Job, run
+    from qubo_prune.texts import CALIBRATION_TEXT
+
+    job = Job(
+        model, chosen, sparsity, calibration or CALIBRATION_TEXT, windows, accept_windows, length, batch,
+        seed, include or [], exclude or [], dtype, device,
+    )  # fmt: skip
     begun = time.perf_counter()
     with Live(notes()) as live:
-        found = _allocated(live, model, chosen, sparsity, calibration, (windows, length, batch, seed),
-                           include or [], exclude or [], dtype, device)  # fmt: skip
+        found = run(job, live)
     report = _report(found, chosen, sparsity) | {"seconds": time.perf_counter() - begun}
     if output is not None:
         output.write_text(_rates_file(found, sparsity), encoding="utf-8")
@@ -100,55 +108,6 @@ def _with(data: dict[str, Any], dotted: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
-def _allocated(
-    live: Live,
-    model: str,
-    settings: AllocationSettings,
-    sparsity: float,
-    text: str | None,
-    shape: tuple[int, int, int, int],
-    include: list[str],
-    exclude: list[str],
-    dtype: str,
-    device: str,
-) -> Allocation:
-    """The allocation; whatever can be refused without data is refused before texts are read."""
-    from qubo_prune.allocation import allocate as share_out
-    from qubo_prune.allocation import check_allocation
-    from qubo_prune.layers import prunable_layers
-    from qubo_prune.models import load_model
-
-    live.phase("load model")
-    loaded = load_model(model, dtype=dtype, device=device)
-    layers = prunable_layers(loaded.model, include, exclude)
-    check_allocation(layers, sparsity, settings)
-    observed = None
-    if settings.method in ("owl", "fisher", "besa"):
-        live.phase("read text")
-        observed = _observed(loaded, model, text, *shape)
-    live.phase("allocation", len(layers))
-    return share_out(layers, sparsity, settings, on_layer=live.done, observed=observed)
-
-
-def _observed(
-    loaded: LoadedModel, model: str, text: str | None, windows: int, length: int, batch: int, seed: int
-) -> Observed:
-    """The model with calibration windows of the text."""
-    import torch
-
-    from qubo_prune.allocation import Observed
-    from qubo_prune.calibration import TextSource, split_ranges, tokenise
-    from qubo_prune.forward import forward_of
-    from qubo_prune.texts import CALIBRATION_TEXT
-
-    if loaded.tokenizer is None:
-        raise InputError(f"model {model!r} has no tokenizer beside it: save one there, or allocate in Python")
-    tokens = tokenise(loaded.tokenizer, TextSource(text or CALIBRATION_TEXT).read())
-    ranges = split_ranges(tokens, calibrate=(windows, length), accept=(1, 2), report=(1, 2), seed=seed)
-    batches = list(torch.split(ranges.calibrate, batch))
-    return Observed(loaded.model, forward_of(loaded.model), batches)
-
-
 def _metric(found: Allocation, settings: AllocationSettings) -> str | None:
     """The name of the figure that the rule went by."""
     names = {
@@ -163,6 +122,7 @@ def _metric(found: Allocation, settings: AllocationSettings) -> str | None:
 def _report(found: Allocation, settings: AllocationSettings, sparsity: float) -> dict[str, Any]:
     """What --json prints."""
     metric = _metric(found, settings)
+    pattern = {name: f"{kept}:{found.group}" for name, kept in found.kept_of_group.items()}
     return {
         "method": found.method,
         "target": sparsity,
@@ -176,6 +136,7 @@ def _report(found: Allocation, settings: AllocationSettings, sparsity: float) ->
                 "pruned": count,
                 "rate": found.rates[name],
                 "metric": None if metric is None else found.seen[name][metric],
+                **({"pattern": pattern[name]} if pattern else {}),
             }
             for name, count in found.counts.items()
         },
@@ -185,23 +146,36 @@ def _report(found: Allocation, settings: AllocationSettings, sparsity: float) ->
 
 def _rates_file(found: Allocation, sparsity: float) -> str:
     """YAML that `allocation.given.read_rates` reads."""
-    return yaml.safe_dump(
-        {"method": found.method, "sparsity": sparsity, "rates": found.rates}, sort_keys=False, width=1000
-    )
+    group = {} if found.group is None else {"group": found.group}
+    data = {"method": found.method, "sparsity": sparsity, **group, "rates": found.rates}
+    return yaml.safe_dump(data, sort_keys=False, width=1000)
 
 
 def _show(report: dict[str, Any], model: str) -> None:
     """The table for a person."""
     console = results()
     metric = report["metric"]
+    patterns = any("pattern" in row for row in report["layers"].values())
     table = Table("layer", title=f"{model} at {report['target']:.1%}, {report['method']}",
                   title_justify="left")  # fmt: skip
-    for column in ("weights", "pruned", "sparsity", *([] if metric is None else [metric])):
+    more = [*(["pattern"] if patterns else []), *([] if metric is None else [metric])]
+    for column in ("weights", "pruned", "sparsity", *more):
         table.add_column(column, justify="right")
     for name, row in report["layers"].items():
-        figures = [] if metric is None else [number(row["metric"], 4)]
+        figures = [
+            *([row["pattern"]] if patterns else []),
+            *([] if metric is None else [number(row["metric"], 4)]),
+        ]
         table.add_row(name, f"{row['weights']:,}", f"{row['pruned']:,}", f"{row['rate']:.2%}", *figures)
     console.print(table)
+    if searched := report.get("search"):
+        losses = Table(searched["setting"])
+        losses.add_column("KL of the first mask, accepting windows", justify="right")
+        losses.add_column("")
+        for row in searched["losses"]:
+            taken = "taken" if row["value"] == searched["taken"] else ""
+            losses.add_row(f"{row['value']:g}", number(row["loss"], 5), taken)
+        console.print(losses)
     if blocks := report.get("blocks"):
         errors = Table("block", title="relative error of the blocks' answers", title_justify="left")
         for column in ("start", "learned", "taken", "seconds"):

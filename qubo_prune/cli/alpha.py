@@ -122,6 +122,11 @@ def _settings(given: dict[str, Any]) -> AlphaPruning:
     recipe = Recipe.parse({"allocation": {"method": "alphapruning"} | named, "refine": None}, "--set")
     if not isinstance(recipe.allocation, AlphaPruning):
         raise InputError(f"--set method={recipe.allocation.method}: this command is about alphapruning")
+    if recipe.allocation.search:
+        raise InputError(
+            "--set search: its values are tried on text, and this command looks at weights alone: run "
+            "`qubo-prune allocate MODEL --method alphapruning --set search=[...]`"
+        )
     return recipe.allocation
 
 

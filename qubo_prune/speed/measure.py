@@ -114,10 +114,8 @@ def _measured(
         if why is None:
             try:
                 curve, even, pruned = _timed(form, weight, full, scores, x, sparsities, base, budget)
-            except (
-                RuntimeError
-            ) as error:  # this build of torch lacks the kernel, or the shape does not fit it
-                why = str(error).strip().splitlines()[0]
+            except RuntimeError as error:  # this build of torch lacks the kernel, or the shape does not fit
+                why = (str(error).strip() or type(error).__name__).splitlines()[0]
         if why is None:
             found.append(Speed(shape, layers, own, tokens, name, base, pruned, curve, even, None))
         else:

@@ -23,6 +23,7 @@ def test_recipes_without_one_are_uniform() -> None:
         ({"method": "alphapruning", "epsilon": 0.1, "per": "mixed"}, AlphaPruning(epsilon=0.1, per="mixed")),
         ({"method": "given", "rates": {"*": 0.5}}, Given(rates={"*": 0.5})),
         ({"method": "given", "file": "rates.json", "rescale": True}, Given(file="rates.json", rescale=True)),
+        ({"method": "given", "rates": {"*": 0.5}, "group": 8}, Given(rates={"*": 0.5}, group=8)),
         ("uniform", Uniform()),
     ],
 )
@@ -63,6 +64,18 @@ def test_overrides() -> None:
         ),
         ({"allocation": {"method": "given"}}, "either rates or file"),
         ({"allocation": {"method": "given", "rates": {"*": 0.5}, "file": "x"}}, "either rates or file"),
+        (
+            {"allocation": {"method": "given", "rates": {"*": 0.5}, "group": 8, "rescale": True}},
+            "rescale would leave the multiples",
+        ),
+        (
+            {
+                "allocation": {"method": "given", "rates": {"*": 0.5}, "group": 8},
+                "initial": {"granularity": "output"},
+                "refine": None,
+            },
+            "leave initial.granularity out",
+        ),
         ({"allocation": {"method": "given", "rates": {"*": "much"}}}, r"allocation\.rates\.\*: .*got 'much'"),
         (
             {"allocation": "alphapruning", "initial": {"granularity": "global"}},
@@ -100,3 +113,24 @@ def test_overrides() -> None:
 def test_what_is_wrong_is_named(data: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Recipe.parse(data)
+
+
+def test_groups_of_a_file_go_with_what_groups_go_with(tmp_path: Path) -> None:
+    file = tmp_path / "rates.yaml"
+    rule = {"method": "given", "file": str(file)}
+    one_layer = {"scope": "one_layer", "candidates": {"criterion": "wanda"}}
+    wrong = {
+        "leave initial.granularity out": {"initial": {"granularity": "layer"}, "refine": None},
+        "candidates of N:M patterns are chosen by gain": {"refine": one_layer},
+    }
+    for changes in wrong.values():
+        for text in (None, "rates: {'*': 0.5}", "'*': 0.5", "- 1", "rates: {'*': 0.5}\ngroup: many"):
+            if text is not None:
+                file.write_text(text)
+            Recipe.parse({"allocation": rule, **changes})
+        file.unlink()
+    file.write_text("group: 8\nrates: {'*': 0.5}")
+    for message, changes in wrong.items():
+        with pytest.raises(InputError, match=message):
+            Recipe.parse({"allocation": rule, **changes})
+    Recipe.parse({"allocation": rule, "refine": {"steps": 0}})

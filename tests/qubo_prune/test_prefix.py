@@ -1,12 +1,14 @@
 """Parts of a forward pass against the whole one: outputs, inputs, shared inputs; no hook is left behind."""
 
+from typing import Any, NamedTuple
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from qubo_prune.forward import forward_of
 from qubo_prune.layers import block_stack, prunable_layers
-from qubo_prune.prefix import Blocks
+from qubo_prune.prefix import Blocks, mapped
 from qubo_prune.testing import TINY_MODELS, tiny_llama, tiny_mlp, tiny_tokens
 
 
@@ -122,3 +124,19 @@ def test_blocks_that_are_not_called_in_order() -> None:
     for order, fine in (([0, 1, 2], True), ([2, 1, 0], False), ([0, 1], False), ([0, 0, 1, 2], False)):
         model = Odd(order)
         assert Blocks(model, list(model.layers)).in_order(torch.zeros(1, 4)) is fine
+
+
+def test_mapped_keeps_tuples_lists_and_mappings() -> None:
+    class Answer(NamedTuple):
+        states: Tensor
+        rest: Any
+
+    one = torch.ones(2)
+    found = mapped(Answer(one, [{"a": one, "b": None}, (one, 3)]), lambda tensor: tensor + 1)
+    assert isinstance(found, Answer)
+    assert torch.equal(found.states, one + 1)
+    first, second = found.rest
+    assert torch.equal(first["a"], one + 1)
+    assert first["b"] is None
+    assert torch.equal(second[0], one + 1)
+    assert second[1] == 3

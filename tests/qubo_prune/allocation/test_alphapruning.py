@@ -9,7 +9,7 @@ from torch import nn
 
 from qubo_prune.allocation import Allocation, allocate
 from qubo_prune.allocation.alphapruning import allocate as alphapruning
-from qubo_prune.allocation.alphapruning import spectra
+from qubo_prune.allocation.alphapruning import check, spectra
 from qubo_prune.allocation.esd import eigenvalues
 from qubo_prune.allocation.hill import fit_peak
 from qubo_prune.allocation.metrics import METRICS
@@ -142,6 +142,33 @@ def test_mixed_n_of_8(sparsity: float) -> None:
         alphapruning(layers, 0.9, AlphaPruning(group=8))
     uniform = alphapruning(layers, 0.5, AlphaPruning(epsilon=0, group=8))
     assert set(uniform.kept_of_group.values()) == {4}
+
+
+@pytest.mark.parametrize("per", ["block", "matrix", "mixed"])
+@pytest.mark.parametrize(("floor", "ceiling"), [(0.0, 0.7), (0.3, 0.6), (0.2, 0.99)])
+def test_floor_and_ceiling_hold_for_patterns(per: Any, floor: float, ceiling: float) -> None:
+    layers = layers_of(tiny_llama())
+    found = spectra(layers)
+    whole, step = sum(layer.numel for layer in layers.values()), 24 * 16 // 8
+    for sparsity in (0.31, 0.45, 0.52, 0.59):
+        settings = AlphaPruning(per=per, epsilon=0.5, group=8, floor=floor, ceiling=ceiling)
+        result = alphapruning(layers, sparsity, settings, found)
+        assert all(floor <= rate <= ceiling for rate in result.rates.values())
+        reachable = min(max(sparsity, math.ceil(8 * floor) / 8), math.floor(8 * ceiling) / 8)
+        assert abs(sum(result.counts.values()) - reachable * whole) <= step / 2 + 1
+
+
+def test_a_total_that_no_pattern_within_the_bounds_reaches() -> None:
+    layers = ladder(2)
+    settings = AlphaPruning(epsilon=0, group=8, ceiling=0.7)
+    check(layers, 0.69, settings)
+    assert set(alphapruning(layers, 0.69, settings).kept_of_group.values()) == {3}
+    tenths = prunable_layers(tiny_mlp(sizes=(30, 30, 30)))  # bounds that floats do not meet exactly
+    for bound in (0.1, 0.3, 0.6, 0.7):
+        settings = AlphaPruning(group=10, floor=bound, ceiling=bound)
+        assert set(alphapruning(tenths, bound, settings).counts.values()) == {round(900 * bound)}
+    with pytest.raises(InputError, match="no whole number of 8 weights"):
+        check(layers, 0.66, AlphaPruning(group=8, floor=0.64, ceiling=0.7))
 
 
 def test_refusals() -> None:

@@ -1,6 +1,7 @@
 """BESA: exact budgets, errors that fall, both targets, every family, joint quantisation, unchanged models."""
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -191,6 +192,56 @@ def test_between_blocks_by_alphapruning_and_owl() -> None:
             names = [name for name in layers if f".{at}." in name]
             assert sum(found.counts[n] for n in names) == sum(outer.counts[n] for n in names)
         assert sum(found.counts.values()) == prune_count(sum(found.sizes.values()), 0.5)
+
+
+class Answer(NamedTuple):
+    states: Tensor
+    extra: Tensor | None
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Answer:
+        return Answer(x + self.linear(x).relu(), None)
+
+
+class Named(nn.Module):
+    """Blocks that answer with named tuples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block() for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x).states
+        return x
+
+
+@pytest.mark.parametrize("target", ["pruned_path", "dense_path"])
+def test_blocks_that_answer_with_named_tuples(target: Any) -> None:
+    torch.manual_seed(0)
+    model = Named()
+    layers = prunable_layers(model, ("blocks.0.linear", "blocks.2.linear"))
+    data = [torch.randn(2, 5, 8) for _ in range(2)]
+    found = allocate(layers, 0.5, Besa(steps=4, target=target), observed=Observed(model, model, data))
+    assert sum(found.counts.values()) == 64
+    assert [record["block"] for record in found.details["blocks"]] == ["blocks.0", "blocks.2"]
+
+
+@pytest.mark.parametrize(("floor", "ceiling"), [(0.3, 0.7), (0.0, 0.6), (0.45, 1.0)])
+def test_rows_stay_within_their_bounds(floor: float, ceiling: float) -> None:
+    model = tiny_llama()
+    layers = prunable_layers(model)
+    found = besa(model, per="row", floor=floor, ceiling=ceiling, steps=30)
+    assert len({int(count) for rows in found.rows.values() for count in rows}) > 3
+    for name, rows in found.rows.items():
+        inputs = layers[name].shape[1]
+        assert int(rows.min()) >= math.ceil(floor * inputs - 1e-9)
+        assert int(rows.max()) <= math.floor(ceiling * inputs + 1e-9)
 
 
 def test_only_some_layers() -> None:

@@ -70,6 +70,56 @@ def test_rates_of_a_result_are_read_back(tmp_path: Path) -> None:
     assert by_settings(layers, 0.613, Given(rates={"0": 0.31})).counts == first.counts
 
 
+EIGHTHS = {"*.layers.0.*": 0.375, "*.layers.1.mlp.*": 0.625000001, "*": 0.62499999}
+
+
+def test_rates_of_groups() -> None:
+    found = allocate(LLAMA, 0.5, EIGHTHS, group=8)
+    assert found.group == 8
+    for name, layer in LLAMA.items():
+        assert found.counts[name] == layer.numel // 8 * (3 if ".0." in name else 5)
+    assert (
+        allocate(LLAMA, 0.51, EIGHTHS, group=8).counts == found.counts
+    )  # within a step of the largest layer
+    assert by_settings(LLAMA, 0.5, Given(rates=EIGHTHS, group=8)).counts == found.counts
+
+
+@pytest.mark.parametrize("beside", [{"group": 8}, {"pattern": {"a": "5:8", "b": "8:8"}}])
+def test_groups_of_a_file(beside: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "rates.json"
+    file.write_text(json.dumps({"rates": EIGHTHS, **beside}))
+    assert read_rates(file) == (EIGHTHS, 8)
+    found = by_settings(LLAMA, 0.5, Given(file=str(file)))
+    assert found.counts == allocate(LLAMA, 0.5, EIGHTHS, group=8).counts
+    assert found.to_dict()["pattern"]["model.layers.0.mlp.up_proj"] == "5:8"
+    assert by_settings(LLAMA, 0.5, Given(file=str(file), group=8)).group == 8
+    with pytest.raises(InputError, match=r"group is 4, and .* has patterns of 8"):
+        by_settings(LLAMA, 0.5, Given(file=str(file), group=4))
+    with pytest.raises(InputError, match="rescale would leave the multiples"):
+        by_settings(LLAMA, 0.5, Given(file=str(file), rescale=True))
+    file.write_text(json.dumps({"rates": EIGHTHS}))
+    assert by_settings(LLAMA, 0.5, Given(file=str(file), group=8)).group == 8
+    assert by_settings(LLAMA, 0.5, Given(file=str(file))).group is None
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"group": 1},
+        {"group": True},
+        {"group": "M"},
+        {"pattern": {"a": 308}},
+        {"pattern": "half"},
+        {"pattern": {"a": "2:4", "b": "5:8"}},
+        {"group": 4, "pattern": {"a": "5:8"}},
+    ],
+)
+def test_files_whose_patterns_make_no_sense(beside: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "rates.json").write_text(json.dumps({"rates": {"*": 0.5}, **beside}))
+    with pytest.raises(InputError, match="`group` must be one whole number M from 2"):
+        read_rates(tmp_path / "rates.json")
+
+
 @pytest.mark.parametrize(
     ("rates", "options", "message"),
     [
@@ -81,6 +131,12 @@ def test_rates_of_a_result_are_read_back(tmp_path: Path) -> None:
         ({"*.mlp.*": 1.0}, {}, r"leave -\S+ of .* to prune, and the 8 layers without a rate"),
         ({"*.q_proj": 0.5}, {"rescale": True}, "needs a rate for every layer"),
         ({"*": 0.0}, {"rescale": True}, "all rates are 0"),
+        ({"*.q_proj": 0.49, "*": 0.5}, {"group": 8}, r"layer 'model.*q_proj': the rate 0\.49 is not"),
+        ({"*.q_proj": 1.0, "*": 0.5}, {"group": 8}, r"the rate 1\.0 is not \(M - N\) / M for M = 8"),
+        ({"*.q_proj": 0.5}, {"group": 8}, "group needs a rate for every layer"),
+        ({"*": 0.5}, {"group": 8, "rescale": True}, "rescale would leave the multiples"),
+        ({"*": 0.4}, {"group": 5}, "which 5 does not divide"),
+        ({"*": 0.625}, {"group": 8}, r"is 0\.5: set sparsity to 0\.625000\.$"),
     ],
 )
 def test_refusals(rates: dict[str, Any], options: dict[str, Any], message: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qubo_prune.allocation.mixed_nm import mixed_nm
+from qubo_prune.allocation.mixed_nm import mixed_nm, pruned_of_group
 from qubo_prune.errors import InputError
 
 LAYERS = st.lists(st.tuples(st.integers(1, 40), st.floats(0.0, 0.999)), min_size=1, max_size=7)
@@ -52,6 +52,27 @@ def test_known_answers() -> None:
     assert mixed_nm([80, 80], [0.0, 0.2], 8, 16) == [8, 6]
 
 
+@given(LAYERS, st.integers(0, 7), st.integers(0, 7))
+def test_bounds_hold(layers: list[tuple[int, float]], one: int, other: int) -> None:
+    least, most = sorted((one, other))
+    sizes, rates = [8 * size for size, _ in layers], [rate for _, rate in layers]
+    total = round(sum(size * rate for size, rate in zip(sizes, rates, strict=True)))
+    kept = mixed_nm(sizes, rates, 8, total, least=least, most=most)
+    assert all(least <= 8 - n <= most for n in kept)
+    held = [min(max(rate, least / 8), most / 8) for rate in rates]
+    reached = sum(size // 8 * (8 - n) for size, n in zip(sizes, kept, strict=True))
+    assert abs(reached - total) == nearest(sizes, held, 8, total)[0]
+
+
+def test_whole_numbers_between_floor_and_ceiling() -> None:
+    assert pruned_of_group(8, 0.0, 0.99) == (0, 7)
+    assert pruned_of_group(8, 0.25, 0.7) == (2, 5)
+    assert pruned_of_group(8, 0.26, 0.75) == (3, 6)
+    assert pruned_of_group(10, 0.3, 0.7) == (3, 7)  # 0.7 * 10 is a little more than 7, 0.3 * 10 less than 3
+    with pytest.raises(InputError, match=r"no whole number of 8 weights is at least 0\.65 and at most 0\.7"):
+        pruned_of_group(8, 0.65, 0.7)
+
+
 def test_sizes_too_odd_for_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes, rates = [8 * 1009, 8 * 2003, 8 * 4001], [0.55, 0.6, 0.66]
     total = round(sum(size * rate for size, rate in zip(sizes, rates, strict=True)))
@@ -67,3 +88,6 @@ def test_refusals() -> None:
         mixed_nm([8], [0.5], 1, 4)
     with pytest.raises(InputError, match="12 weights cannot be cut into groups of 8"):
         mixed_nm([8, 12], [0.5, 0.5], 8, 10)
+    for least, most in ((-1, 4), (5, 4), (0, 8)):
+        with pytest.raises(InputError, match="give 0 <= least <= most < 8"):
+            mixed_nm([8], [0.5], 8, 4, least=least, most=most)

@@ -17,13 +17,15 @@ from qubo_prune.testing import tiny_llama, tiny_tokens
 BATCHES = [tiny_tokens(2 * 32, seed).reshape(2, 32) for seed in range(6)]
 
 
-def recipe(method: str = "wanda", steps: int = 0, **allocation: Any) -> Recipe:
+def recipe(
+    method: str = "wanda", steps: int = 0, rows: dict[str, Any] | None = None, **allocation: Any
+) -> Recipe:
     learned = {"method": "besa", "steps": 10, "learning_rate": 0.3} | allocation
     bold = {"gradient": {"estimate": "shrunk", "shrink": 0.0}, "trust": {"swaps": 20, "damping": 0.0}}
     refine = {"steps": steps, "windows": 4, "chunk": 8} | bold if steps else None
     return Recipe.parse({
         "allocation": learned, "initial": {"method": method}, "refine": refine,
-        "calibration": {"windows": 8},
+        "calibration": {"windows": 8}, "rows": rows,
     })  # fmt: skip
 
 
@@ -41,6 +43,15 @@ def test_every_mask_method_takes_the_rates(method: str, per: str) -> None:
     assert len(report.allocation["blocks"]) == 2
     if per == "row":
         assert any(len((~mask).sum(1).unique()) > 2 for mask in report.masks.values())
+
+
+@pytest.mark.parametrize(("method", "rows"), [("sparsegpt", None), ("wanda", {}), ("sparsegpt", {})])
+def test_walks_take_the_layers_counts(method: str, rows: dict[str, Any] | None) -> None:
+    report = prune(tiny_llama(), BATCHES, recipe(method, rows=rows))
+    counts = report.allocation["counts"]
+    assert pruned_of(report.masks) == counts
+    assert len({report.allocation["rates"][name] for name in counts}) > 4
+    assert ("sparsegpt" in report.walks, "rows" in report.walks) == (method == "sparsegpt", rows is not None)
 
 
 @pytest.mark.parametrize("per", ["layer", "row"])

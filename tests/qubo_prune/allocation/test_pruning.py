@@ -11,6 +11,7 @@ from qubo_prune.errors import InputError
 from qubo_prune.initial import initial_masks
 from qubo_prune.layers import prunable_layers
 from qubo_prune.masks import density
+from qubo_prune.patterns import Pattern
 from qubo_prune.progress import Progress
 from qubo_prune.recipe import Recipe
 from qubo_prune.testing import tiny_gpt2, tiny_llama, tiny_tokens
@@ -81,6 +82,20 @@ def test_mixed_n_of_8_masks() -> None:
         kept = int(patterns[name].split(":")[0])
         assert bool((mask.reshape(-1, 8).sum(1) == kept).all())
     assert density(report.masks).sparsity == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
+@pytest.mark.parametrize("rows", [None, {}])
+@pytest.mark.parametrize("group", [None, 8])
+def test_walks_keep_each_layers_budget(method: str, rows: dict[str, Any] | None, group: int | None) -> None:
+    chosen = recipe(allocation=ALPHA | {"group": group}, initial={"method": method}, rows=rows)
+    report = prune(tiny_llama(), windows(), chosen)
+    found = density(report.masks)
+    assert {n: total - kept for n, (kept, total) in found.layers.items()} == report.allocation["counts"]
+    assert len(set(report.allocation["rates"].values())) > 2
+    for name, pattern in report.allocation.get("pattern", {}).items():
+        assert Pattern.parse(pattern).holds(report.masks[name])
+    assert ("pattern" in report.allocation) == (group is not None)
 
 
 def test_given_rates() -> None:

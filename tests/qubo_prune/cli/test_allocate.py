@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from qubo_prune.mask_file import load_masks
+
 Invoke = Callable[..., Any]
 
 
@@ -51,6 +53,68 @@ def test_prune_reads_the_rates(invoke: Invoke, world: Any, tmp_path: Path) -> No
     assert json.loads(result.stdout)["allocation"]["counts"] == counts
 
 
+def test_patterns_go_through_files(invoke: Invoke, world: Any, tmp_path: Path) -> None:
+    file, spectra, out = tmp_path / "rates.yaml", tmp_path / "alpha.json", tmp_path / "out"
+    rule = ["--set", "group=8", "--set", "per=matrix", "--sparsity", 0.6]
+    shown = invoke(*arguments(world, "alphapruning", "--output", file, *rule)).stdout
+    report = json.loads(invoke(*arguments(world, "alphapruning", "--json", *rule)).stdout)
+    patterns = {name: row["pattern"] for name, row in report["layers"].items()}
+    assert len(set(patterns.values())) > 2
+    assert all(word in shown for word in ("pattern", *patterns.values()))
+    assert yaml.safe_load(file.read_text())["group"] == 8
+    invoke("alpha", world.model, "--output", spectra, *rule)
+    again = json.loads(invoke(*arguments(world, str(file), "--sparsity", 0.6, "--json")).stdout)
+    assert {name: row["pattern"] for name, row in again["layers"].items()} == patterns
+    for source in (file, spectra):
+        small = ["--sparsity", 0.6, "--steps", 0, "--eval-windows", 0, "--json"]
+        folder = out / source.stem
+        result = json.loads(invoke(*world.prune("--allocation", source, *small, "--output", folder)).stdout)
+        assert result["allocation"]["pattern"] == patterns
+        masks = load_masks(folder)
+        for name, mask in masks.items():
+            assert set(mask.reshape(-1, 8).sum(1).tolist()) == {int(patterns[name][0])}
+
+
+def test_patterns_of_a_file_refuse_what_patterns_refuse(
+    refuses: Callable[..., str], world: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "rates.yaml").write_text("{group: 8, rates: {'*': 0.5}}")
+    file = ["--allocation", tmp_path / "rates.yaml"]
+    wanda = ["--set", "refine.scope=one_layer", "--set", "refine.candidates.criterion=wanda"]
+    assert "chosen by gain" in refuses(*world.prune(*file, *wanda))
+    assert "leave initial.granularity out" in refuses(
+        *world.prune(*file, "--set", "initial.granularity=layer")
+    )
+    assert "is 0.6: set sparsity to 0.5" in refuses(*world.prune(*file, "--steps", 0, "--sparsity", 0.6))
+    (tmp_path / "rates.yaml").write_text("{group: 8, rates: {'*.layers.0.*': 0.4, '*': 0.6}}")
+    assert "layer 'model.layers.0." in refuses(*world.prune(*file, "--steps", 0))
+
+
+@pytest.mark.parametrize("method", ["alphapruning", "owl", "fisher"])
+def test_a_search_takes_what_prune_takes(invoke: Invoke, world: Any, method: str, tmp_path: Path) -> None:
+    text = tmp_path / "long.txt"  # the report range is left out, as prune leaves it
+    text.write_text(Path(world.calibration).read_text() * 4)
+    found = ["--calibration", text, "--sparsity", 0.6, "--json"]
+    search, windows = "search=[0.3, 0.0, 0.1]", ["--windows", 6, "--accept-windows", 4]
+    report = json.loads(invoke(*arguments(world, method, *windows, "--set", search, *found)).stdout)
+    told = report["search"]
+    assert [row["value"] for row in told["losses"]] == [0.3, 0.0, 0.1]
+    assert told["taken"] == min(told["losses"], key=lambda row: row["loss"])["value"]
+    ranges = ["windows=6", "fisher_windows=2", "report_windows=32", "report_length=128"]
+    same = [f"allocation.{search}", "refine.batch=2", *(f"calibration.{part}" for part in ranges)]
+    chosen = [part for setting in same for part in ("--set", setting)]
+    pruned = json.loads(
+        invoke(
+            *world.prune("--allocation", method, "--steps", 0, "--eval-windows", 0, *chosen, *found)
+        ).stdout
+    )["allocation"]
+    assert {name: row["pruned"] for name, row in report["layers"].items()} == pruned["counts"]
+    assert told == pruned["search"]
+    shown = invoke(*arguments(world, method, *windows, "--set", search, *found[:-1])).stdout
+    assert all(word in shown for word in (told["setting"], "KL of the first mask", "taken"))
+    assert all(f"{row['loss']:.5f}" in shown for row in told["losses"])
+
+
 def test_prune_by_besa(invoke: Invoke, world: Any) -> None:
     report = json.loads(
         invoke(*world.prune("--allocation", "besa", "--set", "allocation.steps=4", "--json")).stdout
@@ -75,3 +139,11 @@ def test_refusals(refuses: Callable[..., str], world: Any, tmp_path: Path) -> No
         *arguments(world, "uniform", "--output", tmp_path / "none" / "a.yaml")
     )
     assert "at most 0.99" in refuses(*arguments(world, "besa", "--sparsity", 0.999))
+    search = ["--set", "search=[0.1, 0.2]"]
+    assert "too little calibration text" in refuses(*arguments(world, "owl", *search))
+    assert "sparsity: Input should be greater than 0" in refuses(
+        *arguments(world, "owl", *search, "--sparsity", 0)
+    )
+    assert "no whole number of 8 weights" in refuses(
+        *arguments(world, "alphapruning", "--set", "group=8", "--set", "floor=0.6", "--set", "ceiling=0.62")
+    )

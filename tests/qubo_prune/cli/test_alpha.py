@@ -83,6 +83,7 @@ def test_help_has_an_example(invoke: Callable[..., Any]) -> None:
         (["--set", "epsilon=3"], "allocation.epsilon"),
         (["--set", "method=uniform"], "this command is about alphapruning"),
         (["--set", "group=5"], "which 5 does not divide"),
+        (["--set", "search=[0.1, 0.2]"], "run `qubo-prune allocate MODEL --method alphapruning"),
         (["--sparsity", "0.999"], "at most 0.99 of each layer"),
         (["--include", "*.nothing"], "matches no linear layer"),
     ],

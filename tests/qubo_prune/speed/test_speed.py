@@ -104,6 +104,18 @@ def test_a_kernel_that_is_missing_is_a_refusal(monkeypatch: pytest.MonkeyPatch) 
     assert {one.format: one.refusal for one in found}["scipy_csr"] is None
 
 
+@pytest.mark.parametrize("message", [(), ("",), (" \n",)])
+def test_an_error_without_a_message_is_a_refusal_too(
+    monkeypatch: pytest.MonkeyPatch, message: tuple[str, ...]
+) -> None:
+    def missing(weight: torch.Tensor, x: torch.Tensor) -> None:
+        raise RuntimeError(*message)
+
+    monkeypatch.setitem(FORMATS, "torch_csr", Format(missing, lambda weight: None))  # type: ignore[arg-type]
+    found = measure(prunable_layers(tiny_mlp(sizes=(8, 4))), (1,), (0.5,), budget=0.0)
+    assert {one.format: one.refusal for one in found}["torch_csr"] == "RuntimeError"
+
+
 def test_refusals() -> None:
     half = nn.Linear(64, 64).half().weight.detach()
     assert FORMATS["scipy_csr"].refusal(half) == "float32 and float64 only"
