@@ -30,8 +30,16 @@ class Candidates(Part):
         False,
         description="gain: swaps within few output rows, those whose best swaps promise most together",
     )
+    correlated: bool = Field(
+        False,
+        description="gain, with curvature.gram: swaps within rows, paired by what both flips cost together, "
+        "so that correlated inputs replace each other",
+    )
     per_row: int = Field(
-        64, ge=1, description="concentrated, or a budget of rows: weights per row and side, best pairs first"
+        64,
+        ge=1,
+        description="concentrated, correlated or a budget of rows: weights per row and side, the best first; "
+        "correlated is much quicker with 16",
     )
     max_variables: int | None = Field(
         40_000, ge=2, description="gain: variables of a block, the best pairs first; None: all"
@@ -59,6 +67,7 @@ class Gradient(Part):
     staleness: float = Field(
         5.0, ge=0, description="that weight falls by this many times the share of the loss a step took away"
     )
+    reset: bool = Field(True, description="all_layers: weights that moved start anew, earlier steps left out")
     estimate: Literal["posterior", "shrunk"] = Field(
         "posterior", description="posterior: mean under a prior of the layer; shrunk: by standard errors"
     )
@@ -116,6 +125,9 @@ class Icbs(Part):
 
     steps: int = Field(30, ge=0)
     time_limit: float | None = Field(None, gt=0, description="seconds for the refinement, to half a step")
+    patience: int | None = Field(
+        8, ge=1, description="all_layers: steps in a row that change nothing after which it ends; None: never"
+    )
     scope: Literal["all_layers", "one_layer"] = "all_layers"
     budget: Literal["row", "layer", "global"] = Field(
         "layer",
@@ -167,6 +179,11 @@ def conflict(r: Icbs) -> str | None:
         )
     if r.candidates.concentrated and not by_gain:
         return f"candidates by {criterion} cannot be concentrated: set refine.candidates.criterion to gain"
+    if r.candidates.correlated and not (by_gain and r.curvature.gram):
+        return (
+            "correlated candidates go by gain and by Gram blocks: set refine.candidates.criterion to gain, "
+            "and refine.curvature.gram to true"
+        )
     if r.curvature.gram and not r.curvature.couplings:
         return "refine.curvature.gram adds couplings: set it to false, or couplings to true"
     if r.curvature.gram and r.curvature.kind == "exact_hessian":

@@ -76,11 +76,13 @@ class Swaps:
 
 @dataclass
 class Decision:
-    """What came of a step: the loss after it, swaps kept and found harmful, measurements taken."""
+    """What came of a step: the loss after it, swaps kept, found harmful (each tried alone) and never tried
+    apart from harmful ones, measurements taken."""
 
     loss: float
     kept: list[Swaps] = field(default_factory=list)
     harmful: list[Swaps] = field(default_factory=list)
+    untried: list[Swaps] = field(default_factory=list)
     full_change: float = 0.0
     measurements: int = 0
 
@@ -96,7 +98,7 @@ def keep_what_helps(
 
     loss              the accepting loss before the step
     measure           the accepting loss of the model as it is
-    max_measurements  at least 1; parts of a refused one still untried then are undone and called harmful
+    max_measurements  at least 1; parts of a refused one still untried then are undone
 
     Whatever is not kept is undone to the bit. An error or Ctrl-C in between undoes everything.
     """
@@ -132,5 +134,5 @@ def _bisect(
         else:
             cut = part.middle()
             pending += [part.part(cut, len(part)), part.part(0, cut)]
-    decision.harmful += pending  # halves of a refused part, never tried: the harm is in one of them
+    decision.untried = pending  # halves of a refused part: the harm is in one of them
     return decision

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from qubo_prune.blocks import Block, Boundary, TabuList, paper_candidates
+from qubo_prune.errors import InputError
 from qubo_prune.icbs_settings import Icbs
+from qubo_prune.refine.correlated import correlated_pairs
 from qubo_prune.refine.evidence import LossEvidence
 from qubo_prune.refine.pairs import (
     Pairs,
@@ -38,8 +40,13 @@ class Choice:
     ) -> None:
         self._state, self._recipe, self._importance, self._largest = state, recipe, importance, largest
         c, budget = recipe.candidates, recipe.budget
+        if group is not None and c.correlated:
+            raise InputError(
+                "correlated candidates are paired within rows, not within the groups of a pattern: set "
+                "refine.candidates.correlated to false"
+            )
         self._within: dict[str, int] | None = None  # layer -> consecutive inputs that a swap stays within
-        if group is not None or budget == "row" or c.concentrated:
+        if group is not None or budget == "row" or c.concentrated or c.correlated:
             self._within = {name: group or layer.shape[1] for name, layer in state.layers.items()}
         self._per_group = c.per_row if group is None else 1
         self._counted_over: Literal["layer", "global"] | dict[str, int]
@@ -67,7 +74,7 @@ class Choice:
             pairs = {}
             for name in names:
                 estimate, cost, keep, free = self._candidates(name, evidence, damping)
-                pairs[name] = best = self._pairs(name, cost, keep, free)
+                pairs[name] = best = self._pairs(name, cost, keep, free, evidence)
                 evidence.watch(name, torch.cat([best.drop, best.add]), estimate)
             return block_of_pairs(pairs, largest, self._counted_over)
         (name,) = names
@@ -98,19 +105,25 @@ class Choice:
         cost = self._flip_cost(name, estimate, evidence.diagonal.diagonal(name), damping)
         return estimate, cost, self._state.masks[name], self.free(name)
 
-    def _pairs(self, name: str, cost: Tensor, keep: Tensor, free: Tensor) -> Pairs:
+    def _pairs(self, name: str, cost: Tensor, keep: Tensor, free: Tensor, evidence: LossEvidence) -> Pairs:
         """The best swaps of one layer that keep its counts."""
         c = self._recipe.candidates
         if self._within is None:
             return best_pairs(cost, keep, free, c.per_side)
         within = self._within[name]
-        if not c.concentrated:
-            return best_group_pairs(cost, keep, free, c.per_side, within, self._per_group)
         most = c.per_side
+
+        def best(most: int) -> Pairs:
+            if not c.correlated:
+                return best_group_pairs(cost, keep, free, most, within, self._per_group)
+            values, couplings = self._state.kept_values[name], evidence.couplings(name)
+            return correlated_pairs(cost, keep, free, values, *couplings, most, c.per_row)
+
+        if not c.concentrated:
+            return best(most)
         if self._counted_over == "global":  # not all that is kept: no layer is emptied
             most = max(0, min(most, int(keep.sum()) - 1))
-        every = best_group_pairs(cost, keep, free, cost.numel(), within, self._per_group)
-        return whole_rows(every, cost.shape[1], c.per_row, most)
+        return whole_rows(best(cost.numel()), cost.shape[1], c.per_row, most)
 
     def _exchange(
         self, names: tuple[str, ...], evidence: LossEvidence, damping: float, largest: int | None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -131,6 +132,12 @@ class LossEvidence:
             values[name] = self._state.kept_values[name].reshape(-1)[w.index][still].float()
         self._reliability.observe(estimates, fresh, values)
 
+    def forget(self, moved: dict[str, Tensor]) -> None:
+        """What was seen of weights (layer -> flat indices) that have moved is no longer true, if so set."""
+        if self._recipe.gradient.reset:
+            for name, index in moved.items():
+                self.moments.forget(name, index)
+
     def estimate(self, name: str) -> Tensor:
         """(out, in) gradient of a layer's weights, cleared of noise as the recipe says."""
         r = self._recipe.gradient
@@ -159,6 +166,12 @@ class LossEvidence:
             else:
                 found.append(w.estimate[torch.searchsorted(w.index, index)])
         return torch.cat(found)
+
+    def couplings(self, name: str) -> tuple[Tensor, Callable[[Tensor, Tensor], Tensor]]:
+        """What couples the weights of a layer's rows: (out,) E[g^2] of its outputs, and (i, j) -> E[x_i x_j]
+        of its inputs. Only where the recipe has Gram blocks."""
+        assert self._gram is not None
+        return self.diagonal.outputs(name), partial(self._gram.entries, name)
 
     def curvature(self, block: Block, gradient: Tensor, damping: float) -> Curvature:
         """H of the block by the recipe's kind, and `damping` times its Kronecker diagonal.

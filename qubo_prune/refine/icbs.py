@@ -94,7 +94,7 @@ class IcbsLoop:
         started = time.perf_counter()
         result = RefineResult(swaps_by_layer=self.swaps_by_layer)
         loss: float | None = None
-        idle, took = 0, 0.0
+        idle, refused, took = 0, 0, 0.0
         try:
             if self.accept_pairs:
                 loss = result.accept_before = result.accept_after = self._measure()
@@ -115,6 +115,10 @@ class IcbsLoop:
                 if idle == PATIENCE:
                     result.stopped = "no improving candidates"
                     break
+                refused = 0 if record.accepted else refused + 1
+                if refused == self.recipe.patience and self.recipe.scope == "all_layers":
+                    result.stopped = "no progress"
+                    break
         except KeyboardInterrupt:
             result.stopped = "interrupted"
             if self._in_flight is not None:  # a step without a record did not happen
@@ -134,6 +138,7 @@ class IcbsLoop:
         block = self.choice.choose(step, names, self.evidence, self.trust.damping)
         t1 = time.perf_counter()
         if not block.size:
+            self._progress = 0.0
             self.trust.relax()
             return empty_record(step, t1 - started, names, loss, self.trust, t1 - t0)
         built, model = self._build(step, block)
@@ -236,13 +241,17 @@ class IcbsLoop:
         )
         for part in decision.kept:
             self._moved(part, until)
-        for part in decision.harmful:  # a handful is banned for good, a large part only for a while
-            self.choice.tabu.add(part.flips(), math.inf if len(part) <= 8 else until)
-        return decision.kept, sum(map(len, decision.harmful)), decision.loss, decision.full_change
+        for part in decision.harmful:
+            self.choice.tabu.add(part.flips(), math.inf)
+        for part in decision.untried:  # most of these may be harmless
+            self.choice.tabu.add(part.flips(), until)
+        refused = sum(map(len, decision.harmful + decision.untried))
+        return decision.kept, refused, decision.loss, decision.full_change
 
     def _moved(self, swaps: Swaps, until: float) -> None:
         if self.recipe.scope == "all_layers":
             self.choice.tabu.add(swaps.flips(), until)
+            self.evidence.forget(swaps.flips())
         for name, count in swaps.by_layer().items():
             self.swaps_by_layer[name] += count
 

@@ -43,7 +43,7 @@ def best_pairs(cost: Tensor, keep: Tensor, free: Tensor, most: int) -> Pairs:
     cost  (out, in) predicted change of the loss when the weight flips alone; inf: must not
     most  pairs at most; pairs whose two costs do not sum to an improvement are left out
     """
-    drop, add = _by_side(cost, keep, free)
+    drop, add = by_side(cost, keep, free)
     drops, adds = _cheapest(drop.reshape(-1), most), _cheapest(add.reshape(-1), most)
     total = drops.values + adds.values
     m = int((total < 0).sum())  # both sides ascend, so the improving pairs come first
@@ -57,7 +57,7 @@ def best_group_pairs(
     weights to prune, each beside its equally ranked one to regrow, up to `per_group` pairs of a group and
     the `most` best pairs of all groups."""
     k = min(per_group, group_size)
-    drops, adds = (_cheapest_of_rows(side.reshape(-1, group_size), k) for side in _by_side(cost, keep, free))
+    drops, adds = (cheapest_of_rows(side.reshape(-1, group_size), k) for side in by_side(cost, keep, free))
     best = _cheapest((drops.values + adds.values).reshape(-1), most)
     found = best.indices[: int((best.values < 0).sum())]
     first = found // k * group_size
@@ -90,17 +90,17 @@ def cheapest_sides(cost: Tensor, keep: Tensor, free: Tensor, most: int) -> Sides
     One kept weight at least is no candidate: however many of these are pruned and none regrown, the layer is
     not empty.
     """
-    drop, add = _by_side(cost, keep, free)
+    drop, add = by_side(cost, keep, free)
     droppable = max(0, min(most, int(keep.sum()) - 1))
     return Sides(_cheapest(drop.reshape(-1), droppable), _cheapest(add.reshape(-1), most))
 
 
-def _by_side(cost: Tensor, keep: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
+def by_side(cost: Tensor, keep: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
     """(out, in) costs of the weights that may be pruned, and of those that may be regrown; inf elsewhere."""
     return torch.where(keep & free, cost, torch.inf), torch.where(~keep & free, cost, torch.inf)
 
 
-def _cheapest_of_rows(cost: Tensor, k: int) -> Cheapest:
+def cheapest_of_rows(cost: Tensor, k: int) -> Cheapest:
     """The k smallest entries of each row, ascending, and their columns: (rows, k)."""
     if k == 1:
         return Cheapest(*cost.min(dim=1, keepdim=True))

@@ -27,7 +27,8 @@ class PruneReport:
     refit_stopped   why the last one ended: "steps", "time limit", "no progress" or "interrupted"; None: none
     allocation      how the budget was shared out: see `Allocation.to_dict`; the method alone where the scores
                     of all layers together did that ("global")
-    stopped         "steps", "time limit", "no improving candidates", "interrupted" or "no refinement"
+    stopped         "steps", "time limit", "no improving candidates", "no progress", "interrupted" or
+                    "no refinement"
     """
 
     recipe: Recipe

@@ -42,6 +42,10 @@ class GradientMoments:
     clip: a sample's gradient of a layer that is longer than clip times the median of the last REMEMBERED
     samples is cut to that. Windows with outlying gradients make most of the noise, and the mean of clipped
     ones is nearer to the mean over other text. None: the plain mean.
+
+    `forget` starts single weights anew (one that has moved says nothing of its present gradient). Their means
+    and mean squares are those of the samples since; for the number of samples, and so the noise, all weights
+    of a layer still count as one.
     """
 
     def __init__(self, layers: Mapping[str, Layer], clip: float | None = None) -> None:
@@ -51,6 +55,7 @@ class GradientMoments:
         self.second = {n: torch.zeros(la.shape, device=la.weight.device) for n, la in layers.items()}
         self._weight = dict.fromkeys(self.first, 0.0)  # sum of sample weights
         self._weight2 = dict.fromkeys(self.first, 0.0)  # sum of their squares
+        self._forgotten: dict[str, tuple[Tensor, Tensor]] = {}  # flat indices, and the weight not seen there
 
     def age(self, discount: float) -> None:
         """Let everything seen so far count `discount` times as much (0 forgets it)."""
@@ -61,6 +66,17 @@ class GradientMoments:
             self.second[name].mul_(discount)
             self._weight[name] *= discount
             self._weight2[name] *= discount**2
+        for _, missing in self._forgotten.values():
+            missing.mul_(discount)
+
+    def forget(self, name: str, index: Tensor) -> None:
+        """Let the weights at these flat indices of a layer (each once) start anew."""
+        for sums in (self.first[name], self.second[name]):
+            sums.view(-1)[index] = 0
+        before, missing = self._forgotten.get(name, (index[:0], self.first[name].new_zeros(0)))
+        stays = ~torch.isin(before, index) & (missing > 1e-3 * self._weight[name])
+        now = self.first[name].new_full((len(index),), self._weight[name])
+        self._forgotten[name] = torch.cat([before[stays], index]), torch.cat([missing[stays], now])
 
     def add(self, name: str, inputs: list[Tensor], grads: list[Tensor]) -> None:
         """Count B samples of one layer; refuses gradients that are not finite."""
@@ -102,7 +118,17 @@ class GradientMoments:
 
     def mean(self, name: str) -> Tensor:
         """(out, in) weighted mean gradient."""
-        return self.first[name] / max(self._weight[name], 1e-30)
+        return self._mean_of(name, self.first)
+
+    def _mean_of(self, name: str, sums: dict[str, Tensor]) -> Tensor:
+        """(out, in) weighted means from weighted sums; 0 where nothing was seen since `forget`."""
+        weight = max(self._weight[name], 1e-30)
+        found = sums[name] / weight
+        if name in self._forgotten:
+            index, missing = self._forgotten[name]
+            seen = 1 - missing / weight
+            found.view(-1)[index] *= torch.where(seen > 1e-6, 1 / seen, 0.0)
+        return found
 
     def standard_error(self, name: str) -> Tensor:
         """(out, in) standard error of the mean; infinite where fewer than two samples were seen."""
@@ -110,7 +136,7 @@ class GradientMoments:
         if n <= 1:
             return torch.full_like(self.first[name], math.inf)
         mean = self.mean(name)
-        variance = (self.second[name] / self._weight[name]).sub_(mean.square()).clamp_(min=0)
+        variance = self._mean_of(name, self.second).sub_(mean.square()).clamp_(min=0)
         return variance.div_(n - 1).sqrt_()
 
     def posterior(self, name: str, prior_samples: float = 16.0) -> Tensor:

@@ -75,8 +75,9 @@ def test_out_of_measurements_the_untried_rest_is_undone() -> None:
     toy = Toy(worth)
     decision = toy.run(8, most=3)
     assert decision.measurements == 3
-    assert pairs(decision.kept) | pairs(decision.harmful) == {(n, i) for n in NAMES for i in range(8)}
-    assert not pairs(decision.kept) & pairs(decision.harmful)
+    assert pairs(decision.kept) | pairs(decision.untried) == {(n, i) for n in NAMES for i in range(8)}
+    assert not pairs(decision.kept) & pairs(decision.untried)
+    assert not decision.harmful
     assert decision.loss == pytest.approx(toy.loss())
 
 
@@ -178,4 +179,4 @@ def test_swaps_between_layers_keep_the_total_at_every_state(most: int, seed: int
     assert decision.loss == pytest.approx(measure())
     assert totals == {60}
     assert (15, 28, 17) in counts  # all at once
-    assert decision.swaps + sum(map(len, decision.harmful)) == 12
+    assert decision.swaps + sum(map(len, decision.harmful + decision.untried)) == 12

@@ -594,3 +594,41 @@ def test_several_labels_a_position() -> None:
     torch.testing.assert_close(one[2].sum(), many[2].sum(), rtol=0.3, atol=0.0)
     samples = many[1].gather({name: torch.arange(3)}).reshape(2, 16, -1, 3)
     assert not torch.equal(samples[:, 0], samples[:, 1])  # no draw is like another
+
+
+def test_forgotten_weights_start_anew() -> None:
+    layers = prunable_layers(tiny_mlp(sizes=(4, 3, 2)))
+    generator = torch.Generator().manual_seed(0)
+
+    def seen(moments: GradientMoments, times: int) -> None:
+        for _ in range(times):
+            x, g = (torch.randn(2, 1, n, generator=generator) for n in (4, 3))
+            moments.add("0", [x], [g])
+
+    index = torch.tensor([1, 5, 11])
+    moments = GradientMoments(layers)
+    seen(moments, 3)
+    before = moments.mean("0")
+    moments.forget("0", index)
+    assert not moments.mean("0").reshape(-1)[index].any()
+    others = torch.ones(12, dtype=torch.bool).index_fill_(0, index, False)
+    assert torch.equal(moments.mean("0").reshape(-1)[others], before.reshape(-1)[others])
+    state = generator.get_state()
+    moments.age(0.7)
+    seen(moments, 2)
+    moments.age(0.5)
+    seen(moments, 1)
+    generator.set_state(state)
+    fresh = GradientMoments(layers)
+    seen(fresh, 2)
+    fresh.age(0.5)
+    seen(fresh, 1)
+    torch.testing.assert_close(moments.mean("0").reshape(-1)[index], fresh.mean("0").reshape(-1)[index])
+    assert bool(moments.standard_error("0").isfinite().all())
+    moments.forget("0", index[:2])  # again, and the third stays as it was
+    third = moments.mean("0").reshape(-1)[11]
+    torch.testing.assert_close(third, fresh.mean("0").reshape(-1)[11])
+    assert not moments.mean("0").reshape(-1)[index[:2]].any()
+    moments.age(0)
+    seen(moments, 1)
+    assert bool(moments.mean("0").isfinite().all())

@@ -252,10 +252,12 @@ def test_nothing_to_improve_ends_early() -> None:
     assert result.accept_after == result.accept_before
 
 
-def test_time_limit() -> None:
-    result = Run(merged(SMALL, {"steps": 10_000, "time_limit": 0.3})).run()
+def test_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = itertools.count(0.0, 0.01)  # each look at the clock takes 10 ms
+    monkeypatch.setattr("time.perf_counter", lambda: next(now))
+    result = Run(merged(SMALL, {"steps": 10_000, "time_limit": 0.5})).run()
     assert result.stopped == "time limit"
-    assert 0 < len(result.curve) < 1000
+    assert 0 < len(result.curve) < 20
 
 
 def test_moved_weights_are_tabu_and_harmful_ones_banned() -> None:
@@ -275,6 +277,37 @@ def test_moved_weights_are_tabu_and_harmful_ones_banned() -> None:
     assert moved
     for name, index in moved:
         assert not run.loop.choice.free(name).reshape(-1)[index]
+
+
+def test_swaps_never_tried_alone_are_not_banned_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(merged(SMALL, {"steps": 1, "tabu_steps": 5, "trust": {"swaps": 4, "max_measurements": 1}}))
+    monkeypatch.setattr(run.loop, "_measure", lambda: 1e9)
+    (record,) = run.loop.run().curve
+    assert record.harmful == record.swaps_proposed > 1
+    until = [when for entries in run.loop.choice.tabu._entries.values() for when, _ in entries]
+    assert until
+    assert all(u == 5 for u in until)
+
+
+@pytest.mark.parametrize("patience", [2, None])
+def test_steps_that_change_nothing_end_it(patience: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(merged(SMALL, {"steps": 5, "patience": patience, "tabu_steps": 0}))
+    monkeypatch.setattr(run.loop, "_measure", lambda: 1.0)
+    result = run.run()
+    assert result.swaps == 0
+    told = (result.stopped, len(result.curve))
+    assert told == (("no progress", 2) if patience else ("steps", 5))
+
+
+def test_what_was_seen_of_moved_weights_is_forgotten() -> None:
+    for reset in (True, False):
+        run = Run(merged(SMALL, {"steps": 1, "gradient": {"reset": reset}}))
+        assert run.run().swaps
+        for name, start in run.start.items():
+            moved = run.state.masks[name] ^ start
+            seen = run.loop.evidence.moments.first[name]
+            assert bool(seen[moved].any()) != reset or not moved.any()
+            assert bool(seen[~moved].any())
 
 
 # -- Ctrl-C and errors ---------------------------------------------------------------------------------
