@@ -119,12 +119,14 @@ def reconstruct(
     batches: Sequence[Batch],
     accept: Sequence[Pair],
     recipe: Reconstruct,
+    group: int | None,
     weigh: Weigh,
     say: OnProgress,
 ) -> Reconstructed:
     """New values for the kept weights; with accept "if_better" undone unless the accepting loss falls.
 
-    accept: accepting batches with the dense model's answers, as `refine.evidence.teach` gives them.
+    accept: accepting batches with the dense model's answers, as `refine.evidence.teach` gives them. group: as
+    for `reconstruct.reconstruct`.
     """
     measure: Callable[[], float] | None = None
     if recipe.accept == "if_better":
@@ -133,7 +135,7 @@ def reconstruct(
     telling = _telling("reconstruct", len(state.layers), say)
     return reconstruct_layers(
         state, forward, batches, recipe,
-        measure=measure, weights=weights, on_layer=telling,
+        group=group, measure=measure, weights=weights, on_layer=telling,
     )  # fmt: skip
 
 

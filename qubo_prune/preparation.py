@@ -118,12 +118,13 @@ def pattern_of(recipe: Recipe) -> Pattern | None:
 
 def statistics_batches(data: Data, recipe: Recipe, *, fisher: bool = False) -> list[Batch]:
     """The first calibration batches, of as many windows as the recipe's statistics (or its Fisher) take; and
-    the model's own text, but not for the Fisher."""
+    before them the model's own text, but not for the Fisher: where the last ones are held out to judge by,
+    these are of the text itself (a prompt of own text may come from them)."""
     windows = recipe.calibration.windows
     if fisher:
         windows = min(windows, recipe.calibration.fisher_windows or math.ceil(windows / 4))
     count = max(1, windows // max(1, batch_size(data.calibrate[0], unknown=1)))
-    return [*itertools.islice(data.calibrate, count), *(() if fisher else data.own)]
+    return [*(() if fisher else data.own), *itertools.islice(data.calibrate, count)]
 
 
 def forward_pass(model: nn.Module, objective: Objective) -> Callable[[Batch], Any]:

@@ -92,8 +92,9 @@ class Recipe(Part):
                 f"{first.method} takes a count for each layer and finds values of its own: set "
                 "allocation.per to layer, and leave allocation.quantise out"
             )
-        if besa.quantise is not None and self.stages[2:]:
-            part = {"reconstructed": "reconstruct", "quantised": "quantise"}.get(self.stages[2], "refit")
+        others = ("rows", "reconstruct", "refit", "quantise")
+        if besa.quantise is not None and any(getattr(self, part) is not None for part in others):
+            part = next(part for part in others if getattr(self, part) is not None)
             raise ValueError(f"{part} would leave the grids of allocation.quantise: leave one of them out")
 
     def _check_pattern(self) -> None:

@@ -93,15 +93,18 @@ class Rounds:
         result = RefineResult(stopped="no refinement", swaps_by_layer=dict.fromkeys(self.state.layers, 0))
         if refine is not None and refine.steps:
             assert self.importance is not None
-            accept = self._accepting if refine.accept == "if_better" else []
-            self.say(Progress("refine", 0, refine.steps))
-            loop = IcbsLoop(
-                self.state, self.objective, self.calibrate, accept, refine, self.importance,
-                seed=recipe.seed + turn * refine.steps, export=self._folder(turn),
-                on_step=lambda record: self.say(Progress("refine", record.step + 1, refine.steps, record)),
-                group=self.group,
-            )  # fmt: skip
-            result = loop.run()
+            try:  # the loop itself ends well on Ctrl-C
+                accept = self._accepting if refine.accept == "if_better" else []
+                self.say(Progress("refine", 0, refine.steps))
+                loop = IcbsLoop(
+                    self.state, self.objective, self.calibrate, accept, refine, self.importance,
+                    seed=recipe.seed + turn * refine.steps, export=self._folder(turn),
+                    group=self.group,
+                    on_step=lambda step: self.say(Progress("refine", step.step + 1, refine.steps, step)),
+                )  # fmt: skip
+                result = loop.run()
+            except KeyboardInterrupt:
+                result.stopped = "interrupted"
         self.clock.lap("refine")
         self.figures["accept_refined"] = result.accept_after
         self._figure("refined", "loss of the refined mask", result)
@@ -152,7 +155,15 @@ class Rounds:
         assert recipe is not None
         accept = self._accepting if recipe.accept == "if_better" else []
         found = reconstruct(
-            self.state, self.objective, self.forward, self.statistics, accept, recipe, self.weigh, self.say
+            self.state,
+            self.objective,
+            self.forward,
+            self.statistics,
+            accept,
+            recipe,
+            self.group,
+            self.weigh,
+            self.say,
         )
         self.walks["reconstruct"] = found.records
         return found
@@ -177,9 +188,12 @@ class Rounds:
 
     def _quantise(self, grids: Quantise, result: RefineResult) -> None:
         """The kept weights on their grids; an interrupted run ends so too, as the recipe asks for it."""
-        with uninterrupted():
-            for name, layer in self.state.layers.items():
-                self.state.refit(name, quantise(layer.weight.detach(), grids.bits, grids.group))
+        try:
+            with uninterrupted():
+                for name, layer in self.state.layers.items():
+                    self.state.refit(name, quantise(layer.weight.detach(), grids.bits, grids.group))
+        except KeyboardInterrupt:  # which waited until all were done
+            result.stopped = "interrupted"
         self.clock.lap("quantise")
         self._figure("quantised", "loss of the rounded weights", result)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,9 +16,14 @@ from qubo_prune.sequential import LayerRecord, walk
 from qubo_prune.state import PruneState
 from qubo_prune.statistics.output_weights import OutputWeights
 
-METHODS: dict[str, Callable[[Reconstruct], LayerMethod]] = {
-    "least_squares": lambda r: LeastSquares(r.damping, iterations=r.iterations or ITERATIONS),
-    "admm": lambda r: admm.Admm(r.damping, r.granularity, r.moves_mask, r.iterations or admm.ITERATIONS),
+Patterns = Mapping[str, tuple[int, int]]
+"""Layer -> (n, m), where n of each m consecutive inputs are kept."""
+
+METHODS: dict[str, Callable[[Reconstruct, Patterns], LayerMethod]] = {
+    "least_squares": lambda r, _: LeastSquares(r.damping, iterations=r.iterations or ITERATIONS),
+    "admm": lambda r, patterns: admm.Admm(
+        r.damping, r.granularity, r.moves_mask, r.iterations or admm.ITERATIONS, patterns
+    ),
 }
 """Every method, by name."""
 
@@ -40,13 +45,15 @@ def reconstruct(
     batches: Sequence[Any],
     recipe: Reconstruct,
     *,
+    group: int | None = None,
     measure: Callable[[], float] | None = None,
     weights: OutputWeights | None = None,
     on_layer: Callable[[LayerRecord], None] | None = None,
 ) -> Reconstructed:
     """Change the kept values (and with ADMM the masks) of every layer, in the order of the forward pass.
 
-    batches: at least two; the last share of them is held out. measure: the loss of the model as it is; where
+    batches: at least two; the last share of them is held out. group: M where the masks keep N of each M
+    consecutive inputs, which new ones do too. measure: the loss of the model as it is; where
     it does not fall, and on an error or Ctrl-C, values and masks are put back to the bit (loss_after is then
     loss_before). None: the result stands, and on Ctrl-C the layers done stay done. weights: as for
     `sequential.walk`.
@@ -58,7 +65,7 @@ def reconstruct(
         if measure is not None:
             found.loss_before = measure()
         found.records = walk(
-            state, forward, batches, METHODS[recipe.method](recipe),
+            state, forward, batches, METHODS[recipe.method](recipe, _patterns(state, group)),
             blend=recipe.blend, held_out=recipe.held_out, weights=weights, on_layer=on_layer,
         )  # fmt: skip
         if measure is not None and found.loss_before is not None:
@@ -72,3 +79,10 @@ def reconstruct(
             state.restore(saved)
             found.loss_after = found.loss_before
     return found
+
+
+def _patterns(state: PruneState, group: int | None) -> Patterns:
+    """The N:M of every layer's mask; empty without a group."""
+    if group is None:
+        return {}
+    return {name: (int(mask.reshape(-1)[:group].sum()), group) for name, mask in state.masks.items()}

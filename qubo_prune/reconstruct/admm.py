@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from qubo_prune.cholesky import inverse_factor
 from qubo_prune.layerwise import LayerChange, LayerEvidence
 from qubo_prune.reconstruct.least_squares import LADDER
-from qubo_prune.selection import Granularity, keep_topk
+from qubo_prune.selection import Granularity, keep_topk, nm_mask
 
 ITERATIONS = 20
 GRADUAL = 15
@@ -29,6 +29,7 @@ def admm(
     groups: Sequence[slice] = (),
     prices: Tensor | None = None,
     mask: Tensor | None = None,
+    pattern: tuple[int, int] | None = None,
     damping: float = 0.1,
     penalty: float = 1.0,
     iterations: int = ITERATIONS,
@@ -48,7 +49,8 @@ def admm(
     prices: (R,) what a row's error counts in the layer's, for the choice of the mask; None: 1 each.
     mask: None: Z's entries are chosen anew in each of the first `gradual` iterations, the pruned share rising
     as 1 - (1 - t / gradual)^3 to its end; then they stay. A mask (its own count holds) fixes them.
-    granularity: what the count holds over, see `keep_topk`.
+    granularity: what the count holds over, see `keep_topk`. pattern: (n, m): of each m consecutive inputs n
+    are kept, from the first iteration on, whatever the count.
     Inputs that are always 0 go first, and a weight there that is kept keeps its value.
     Departures: the count is met exactly, ties by position; the target may be of another input x_t; Z's mask
     is chosen by |W + U| in scaled inputs over whatever the granularity says, where the paper's holds over the
@@ -72,7 +74,10 @@ def admm(
         if mask is None and step <= max(1, min(gradual, iterations)):
             count = round(n_prune * (1 - (1 - step / max(1, min(gradual, iterations))) ** 3))
             scores = u.abs() if worth is None else u.abs() * worth
-            kept = keep_topk(scores, count, granularity, name=name)
+            if pattern is None:
+                kept = keep_topk(scores, count, granularity, name=name)
+            else:
+                kept = nm_mask(scores, *pattern, name=name)
         z = u.masked_fill(~kept, 0)
         u -= z
     return torch.where(dead & kept, original.float(), z / divisor), kept
@@ -115,13 +120,14 @@ class Admm:
     Each damping of the ladder is tried, and the answer with the least held-out error is taken; the layer
     stays as it is unless that error is below its present one. moves_mask: False keeps the mask. Each layer
     keeps its count of pruned weights in any case; with granularity "output" the rows of a new mask have equal
-    counts, but for one.
+    counts, but for one. patterns: layer -> (n, m), for those that keep n of each m inputs.
     """
 
     dampings: Sequence[float] = LADDER
     granularity: Granularity = "output"
     moves_mask: bool = True
     iterations: int = ITERATIONS
+    patterns: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def __call__(self, name: str, weight: Tensor, mask: Tensor, evidence: LayerEvidence) -> LayerChange:
         gram = [part.gram() for _, part in evidence.groups]
@@ -131,7 +137,8 @@ class Admm:
             values, kept = admm(
                 evidence.original, gram, cross, int((~mask).sum()), self.granularity,
                 groups=[rows for rows, _ in evidence.groups], prices=evidence.prices,
-                mask=None if self.moves_mask else mask, damping=damping, iterations=self.iterations,
+                mask=None if self.moves_mask else mask, pattern=self.patterns.get(name), damping=damping,
+                iterations=self.iterations,
                 gradual=round(self.iterations * GRADUAL / ITERATIONS), name=f"layer {name!r}",
             )  # fmt: skip
             values = values.to(weight.dtype)

@@ -116,13 +116,26 @@ def test_kept_weights_stay_bit_identical_without_an_update() -> None:
         assert torch.equal(model.get_submodule(name).weight, torch.where(mask, before[f"{name}.weight"], 0.0))
 
 
+@pytest.mark.parametrize("way", [{"pattern": "2:4"}, {"allocation": {"method": "alphapruning", "group": 8}}])
+def test_admm_moves_masks_within_their_patterns(way: dict[str, Any]) -> None:
+    def run(**settings: Any) -> Any:
+        return prune(tiny_llama(), windows(), Recipe.parse({"refine": None, **way, **settings}))
+
+    before = run().masks
+    after = run(reconstruct={"method": "admm", "accept": "always"}).masks
+    assert any(not torch.equal(after[name], mask) for name, mask in before.items())
+    group = 4 if "pattern" in way else 8
+    for name, mask in before.items():
+        assert torch.equal(after[name].reshape(-1, group).sum(1), mask.reshape(-1, group).sum(1))
+
+
 def test_what_does_not_help_is_undone_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     def harm(name: str, weight: Tensor, mask: Tensor, evidence: LayerEvidence) -> LayerChange:
         return LayerChange(weight * 3, mask.flip(1))
 
     plain, worse, forced = tiny_llama(), tiny_llama(), tiny_llama()
     report = prune(plain, windows(), recipe(reconstruct=None))
-    monkeypatch.setitem(qubo_prune.reconstruct.METHODS, "least_squares", lambda r: harm)
+    monkeypatch.setitem(qubo_prune.reconstruct.METHODS, "least_squares", lambda r, patterns: harm)
     undone = prune(worse, windows(), recipe())
     assert unchanged(worse, copy(plain))
     assert all(torch.equal(mask, report.masks[name]) for name, mask in undone.masks.items())
@@ -210,7 +223,7 @@ class Stops:
 
 
 def stopping(at: int, error: type[BaseException]) -> Callable[[Any], Stops]:
-    return lambda r: Stops(at, error)
+    return lambda r, patterns: Stops(at, error)
 
 
 @pytest.mark.parametrize("at", [1, 6, 14])

@@ -15,6 +15,7 @@ from qubo_prune.progress import Progress
 from qubo_prune.recipe import Recipe
 from qubo_prune.recipe_parts import Refit
 from qubo_prune.refine.evidence import teach
+from qubo_prune.refine.icbs import IcbsLoop
 from qubo_prune.refine.moves import Free, LowRank
 from qubo_prune.refine.records import RefineResult, joined
 from qubo_prune.refine.refit import _Fit, refit
@@ -267,6 +268,28 @@ def test_ctrl_c_in_the_refit_keeps_the_refined_masks() -> None:
     report = prune(model, windows(), Recipe.parse(RECIPE | {"rounds": 3}), on_progress=stop)
     assert report.stopped == "interrupted"
     assert report.figures["refit"] is None
+    now, then = prunable_layers(model), prunable_layers(plain)
+    assert all(torch.equal(now[name].weight, then[name].weight) for name in now)
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_ctrl_c_before_a_refinement_keeps_what_there_is(rounds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, model = tiny_llama(), tiny_llama()
+    if rounds == 1:
+        prune(plain, windows(), Recipe.parse({"refine": None}))
+    else:
+        prune(plain, windows(), Recipe.parse(RECIPE))
+    made: list[int] = []
+
+    def loop(*args: Any, **named: Any) -> IcbsLoop:
+        made.append(1)
+        if len(made) == rounds:
+            raise KeyboardInterrupt
+        return IcbsLoop(*args, **named)
+
+    monkeypatch.setattr("qubo_prune.rounds.IcbsLoop", loop)
+    report = prune(model, windows(), Recipe.parse(RECIPE | {"rounds": rounds}))
+    assert report.stopped == "interrupted"
     now, then = prunable_layers(model), prunable_layers(plain)
     assert all(torch.equal(now[name].weight, then[name].weight) for name in now)
 

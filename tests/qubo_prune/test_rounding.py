@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import pytest
@@ -56,11 +57,28 @@ def test_an_interrupted_run_is_rounded_too() -> None:
     assert all(len(row.unique()) <= 4 for la in prunable_layers(model).values() for row in la.weight)
 
 
+def test_ctrl_c_while_rounding_leaves_no_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def interrupting(*args: Any) -> Tensor:
+        calls.append(1)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return quantise(*args)
+
+    monkeypatch.setattr("qubo_prune.rounds.quantise", interrupting)
+    model = tiny_llama()
+    report = prune(model, windows(), recipe(quantise={"bits": 2}))
+    assert report.stopped == "interrupted"
+    assert len(calls) == 14
+    assert all(len(row.unique()) <= 4 for la in prunable_layers(model).values() for row in la.weight)
+
+
 def test_refusals() -> None:
     model = tiny_llama()
     with pytest.raises(InputError, match=r"5 does not divide: choose another quantise\.group"):
         prune(model, windows(), recipe(quantise={"group": 5}))
     learned = {"method": "besa", "quantise": {"bits": 4}}
-    for part in ("refit", "reconstruct", "quantise"):
+    for part in ("rows", "refit", "reconstruct", "quantise"):
         with pytest.raises(InputError, match=f"{part} would leave the grids of allocation"):
             recipe(allocation=learned, **{part: {}})
