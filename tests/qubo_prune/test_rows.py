@@ -77,16 +77,34 @@ def test_counts_hold_and_no_error_rises(family: str, budget: str, blend: float) 
         assert any(r.changed and float(r.details["moved_between_rows"]) > 0 for r in records)
 
 
-def test_patterns_hold_within_every_group() -> None:
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (4, 8)])
+def test_patterns_hold_within_every_group(n: int, m: int) -> None:
     model = tiny_llama()
     layers = prunable_layers(model)
-    masks = {name: nm_mask(found.weight.abs(), 2, 4) for name, found in layers.items()}
+    masks = {name: nm_mask(found.weight.abs(), n, m) for name, found in layers.items()}
     state = PruneState(model, layers, masks)
     data = [tiny_tokens(64, seed).reshape(4, 16) for seed in range(6)]
-    records = walk(state, forward_of(model), data, Rows(patterns=dict.fromkeys(layers, (2, 4))), held_out=0.3)
+    records = walk(state, forward_of(model), data, Rows(patterns=dict.fromkeys(layers, (n, m))), held_out=0.3)
     assert any(r.changed for r in records)
     for mask in state.masks.values():
-        assert bool((mask.reshape(len(mask), -1, 4).sum(2) == 2).all())
+        assert bool((mask.reshape(len(mask), -1, m).sum(2) == n).all())
+
+
+def test_descent_ends_where_no_swap_improves() -> None:
+    values, mask, original, moments = layer(4, 8)
+    evidence = PathEvidence(original, moments)
+    batch = row_batch(values, mask, original, evidence.gram(), evidence.drift())
+    change = Rows("descent")("layer", torch.where(mask, values, 0), mask, evidence)
+    chosen = mask if change.mask is None else change.mask
+    found = batch.energies(~chosen)
+    for r in range(4):
+        for i, j in itertools.product(range(8), repeat=2):
+            if chosen[r, i] and not chosen[r, j]:
+                other = chosen.clone()
+                other[r, i], other[r, j] = False, True
+                assert (
+                    float(batch.energies(~other)[r]) >= float(found[r]) - 1e-4 * abs(float(found[r])) - 1e-4
+                )
 
 
 def test_rows_are_solved_to_the_best_by_enumeration() -> None:
