@@ -66,7 +66,7 @@ def test_in_this_process_before_the_first_mask(world: Any, monkeypatch: pytest.M
 
     model = tiny_llama()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    monkeypatch.setattr("qubo_prune.rounds.IcbsLoop", interrupted)
+    monkeypatch.setattr("qubo_prune.api.initial_masks", interrupted)
     with pytest.raises(KeyboardInterrupt):
         prune(model, tiny_tokens(16 * 32).reshape(16, 32), Recipe())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
