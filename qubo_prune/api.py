@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 
 import qubo_solvers
-from qubo_prune.allocation import Observed, check_allocation
+from qubo_prune.allocation import check_allocation
 from qubo_prune.allocation.search import tried
 from qubo_prune.calibration import Calibration
 from qubo_prune.data import Data as Data
 from qubo_prune.errors import InputError
 from qubo_prune.initial import initial_masks
 from qubo_prune.layer_phases import masks_and_values, rows, weighing
-from qubo_prune.layers import Layer, prunable_layers
+from qubo_prune.layers import Layer, check_group, prunable_layers
 from qubo_prune.objective import Batch, CrossEntropy, CustomLoss, KLToDense, Objective
 from qubo_prune.own_text import check as check_prompts
 from qubo_prune.own_text import own_windows, with_own_text
@@ -38,7 +38,6 @@ from qubo_prune.preparation import (
 )
 from qubo_prune.progress import Counted, OnProgress, Progress
 from qubo_prune.provenance import peak_memory_bytes, provenance
-from qubo_prune.quantisation import check_group
 from qubo_prune.recipe import Recipe
 from qubo_prune.refine.evidence import teach
 from qubo_prune.report import PruneReport
@@ -106,8 +105,7 @@ def prune(
         evidence = collect_evidence(state, objective, data, recipe, say)
         clock.lap("statistics")
         say(Progress("allocation"))
-        observed = Observed(model, run, batches, objective, evidence.diagonal, evidence.moments)
-        allocation = share_out(state, objective, data, recipe, observed, evidence, say)
+        allocation = share_out(state, objective, data, recipe, evidence, say)
         clock.lap("allocation")
         say(Progress("first mask"))
         walks: dict[str, list[LayerRecord]] = {}
@@ -142,7 +140,7 @@ def prune(
         rounds = Rounds(
             state, objective, recipe, run, itertools.cycle([*data.calibrate, *data.own]), batches,
             data.own_refit, data.accept, report_pairs,
-            None if evidence.moments is None else importance_of(state, evidence), allocation.group,
+            None if evidence.moments is None else importance_of(state, evidence), allocation,
             None if export_blocks is None else Path(export_blocks), weigh, say, tell, clock, figures, walks,
         )  # fmt: skip
         result = rounds.run()

@@ -60,7 +60,7 @@ def masks_and_values(
 ) -> list[LayerRecord]:
     """First masks and values, block after block; the budgets are those of the other first masks."""
     first = recipe.initial
-    patterns = {name: (kept, allocation.group or 0) for name, kept in allocation.kept_of_group.items()}
+    patterns = allocation.patterns
     granularity = first.granularity or "layer"
     method: LayerMethod
     if first.method == "sparsegpt":
@@ -101,8 +101,7 @@ def rows(
     say: OnProgress,
 ) -> list[LayerRecord]:
     """The masks of all layers by row problems, block after block; N:M patterns of the allocation hold."""
-    patterns = {name: (kept, allocation.group or 0) for name, kept in allocation.kept_of_group.items()}
-    method = Rows(recipe.method, recipe.budget, recipe.options, patterns, seed)
+    method = Rows(recipe.method, recipe.budget, recipe.options, allocation.patterns, seed)
     weights = weigh(recipe.output_weights, batches)
     telling = _telling("rows", len(state.layers), say)
     return walk(
@@ -119,14 +118,14 @@ def reconstruct(
     batches: Sequence[Batch],
     accept: Sequence[Pair],
     recipe: Reconstruct,
-    group: int | None,
+    allocation: Allocation,
     weigh: Weigh,
     say: OnProgress,
 ) -> Reconstructed:
     """New values for the kept weights; with accept "if_better" undone unless the accepting loss falls.
 
-    accept: accepting batches with the dense model's answers, as `refine.evidence.teach` gives them. group: as
-    for `reconstruct.reconstruct`.
+    accept: accepting batches with the dense model's answers, as `refine.evidence.teach` gives them.
+    allocation: its N:M patterns hold where the masks move.
     """
     measure: Callable[[], float] | None = None
     if recipe.accept == "if_better":
@@ -135,7 +134,7 @@ def reconstruct(
     telling = _telling("reconstruct", len(state.layers), say)
     return reconstruct_layers(
         state, forward, batches, recipe,
-        group=group, measure=measure, weights=weights, on_layer=telling,
+        patterns=allocation.patterns, measure=measure, weights=weights, on_layer=telling,
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """The linear layers of a model that may be pruned, found by structure, each seen as (out, in)."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -52,6 +52,16 @@ class Layer:
     def numel(self) -> int:
         """out * in."""
         return int(self.parameter.numel())
+
+
+def check_group(layers: Mapping[str, Layer], group: int | None, setting: str) -> None:
+    """InputError, naming the setting: a group that does not divide a layer's inputs."""
+    for name, layer in layers.items():
+        if group is not None and layer.shape[1] % group:
+            raise InputError(
+                f"layer {name!r} has {layer.shape[1]} inputs, which {group} does not divide: choose another "
+                f"{setting}, or exclude the layer."
+            )
 
 
 def prunable_layers(

@@ -32,6 +32,14 @@ class LoadedModel:
     tokenizer: Any
     spec: str
 
+    def needed_tokenizer(self, instead: str) -> Any:
+        """The tokenizer. InputError where there is none, with what can be done `instead` of saving one."""
+        if self.tokenizer is None:
+            raise InputError(
+                f"model {self.spec!r} has no tokenizer beside it: save one there, or {instead} from Python"
+            )
+        return self.tokenizer
+
 
 def load_model(
     spec: str | Path, *, dtype: str = "float32", device: str | torch.device = "cpu"

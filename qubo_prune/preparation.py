@@ -64,14 +64,17 @@ def _shares_by_fisher(recipe: Recipe) -> bool:
 
 
 def share_out(
-    state: PruneState, objective: Objective, data: Data, recipe: Recipe, observed: Observed,
-    evidence: Evidence, say: OnProgress,
-) -> Allocation:  # fmt: skip
+    state: PruneState, objective: Objective, data: Data, recipe: Recipe, evidence: Evidence, say: OnProgress
+) -> Allocation:
     """How much to prune in each layer, and in groups of which size."""
     layers, rule = state.layers, recipe.allocation
     if (pattern := pattern_of(recipe)) is not None:
         sizes = {name: layer.numel for name, layer in layers.items()}
         return Allocation("uniform", pattern.counts(layers), sizes, pattern.group)
+    observed = Observed(
+        state.model, forward_pass(state.model, objective), statistics_batches(data, recipe), objective,
+        evidence.diagonal, evidence.moments,
+    )  # fmt: skip
     if tried(rule):
         return _searched(state, objective, data, recipe, observed, evidence, say)
     return allocate(

@@ -2,23 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
-
-from qubo_prune.errors import InputError
-from qubo_prune.layers import Layer
-
-
-def check_group(layers: Mapping[str, Layer], group: int | None, setting: str) -> None:
-    """InputError, naming the setting: a group that does not divide a layer's inputs."""
-    for name, layer in layers.items():
-        if group is not None and layer.shape[1] % group:
-            raise InputError(
-                f"layer {name!r} has {layer.shape[1]} inputs, which {group} does not divide: choose another "
-                f"{setting}, or exclude the layer."
-            )
 
 
 def groups_of(inputs: int, group: int | None) -> int:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from qubo_prune.allocation_settings import AllocationSettings, Besa, Quantise, Uniform, conflict
+from qubo_prune.allocation_settings import AllocationSettings, Besa, Quantise, Uniform, conflict, group_of
 from qubo_prune.errors import InputError
 from qubo_prune.icbs_settings import Icbs
 from qubo_prune.icbs_settings import conflict as refine_conflict
@@ -77,6 +77,11 @@ class Recipe(Part):
             )
         if r is not None and (why := refine_conflict(r)):
             raise ValueError(why)
+        if r is not None and r.candidates.correlated and (self.pattern or group_of(self.allocation)):
+            raise ValueError(
+                "correlated candidates are paired within rows, not within the groups of a pattern: set "
+                "refine.candidates.correlated to false"
+            )
         by_gain = r is None or not r.steps or r.candidates.criterion == "gain"
         if why := conflict(self.allocation, self.initial.granularity, by_gain):
             raise ValueError(why)
@@ -92,10 +97,11 @@ class Recipe(Part):
                 f"{first.method} takes a count for each layer and finds values of its own: set "
                 "allocation.per to layer, and leave allocation.quantise out"
             )
-        others = ("rows", "reconstruct", "refit", "quantise")
-        if besa.quantise is not None and any(getattr(self, part) is not None for part in others):
-            part = next(part for part in others if getattr(self, part) is not None)
-            raise ValueError(f"{part} would leave the grids of allocation.quantise: leave one of them out")
+        for part in ("rows", "reconstruct", "refit", "quantise"):
+            if besa.quantise is not None and getattr(self, part) is not None:
+                raise ValueError(
+                    f"{part} would leave the grids of allocation.quantise: leave one of them out"
+                )
 
     def _check_pattern(self) -> None:
         """ValueError where a pattern does not go with the other settings."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from qubo_prune.allocation import Allocation
 from qubo_prune.allocation_settings import Quantise
 from qubo_prune.layer_phases import Weigh, reconstruct
 from qubo_prune.objective import Batch, Objective
@@ -47,7 +48,7 @@ class Rounds:
     calibrate    an endless iterator of calibration batches; statistics: those that values are fitted on, and
     further      those that the refit has beside them
     accept, report  batches to decide by; the report range with its dense answers
-    importance, group, export  as for `IcbsLoop`
+    importance, export  as for `IcbsLoop`; allocation: its pattern holds in all that moves masks
     weigh        output weights for the reconstruction, see `layer_phases.weighing`
     say, tell    `prune`'s on_progress and on_masks
     """
@@ -62,7 +63,7 @@ class Rounds:
     accept: Sequence[Batch]
     report: Sequence[Pair]
     importance: Callable[[str], Tensor] | None
-    group: int | None
+    allocation: Allocation
     export: Path | None
     weigh: Weigh
     say: OnProgress
@@ -99,7 +100,7 @@ class Rounds:
                 loop = IcbsLoop(
                     self.state, self.objective, self.calibrate, accept, refine, self.importance,
                     seed=recipe.seed + turn * refine.steps, export=self._folder(turn),
-                    group=self.group,
+                    group=self.allocation.group,
                     on_step=lambda step: self.say(Progress("refine", step.step + 1, refine.steps, step)),
                 )  # fmt: skip
                 result = loop.run()
@@ -161,7 +162,7 @@ class Rounds:
             self.statistics,
             accept,
             recipe,
-            self.group,
+            self.allocation,
             self.weigh,
             self.say,
         )

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from qubo_prune.cli.speed import break_even_text
 from qubo_prune.layers import prunable_layers
 from qubo_prune.provenance import provenance
 from qubo_prune.speed.measure import SPARSITIES, Speed, measure
@@ -57,7 +58,6 @@ def table(found: Sequence[Speed], device: str, dtype: str) -> str:
     for one in found:
         if one.refusal is None and one.dense is not None:
             times = {s: f"{one.dense / seconds:.2f}" for s, seconds in one.curve}
-            even = "–" if one.fixed else f"> {SPARSITIES[-1]:.0%}" if one.even is None else f"{one.even:.1%}"
             cells = [
                 f"{one.shape[0]} x {one.shape[1]}",
                 str(one.tokens),
@@ -65,7 +65,7 @@ def table(found: Sequence[Speed], device: str, dtype: str) -> str:
                 f"{one.dense * 1e6:,.0f}",
             ]
             cells += [times.get(s, "–") for s in SPARSITIES]
-            lines.append("| " + " | ".join([*cells, even]) + " |")
+            lines.append("| " + " | ".join([*cells, break_even_text(one, SPARSITIES)]) + " |")
     refused = dict.fromkeys((one.format, one.refusal) for one in found if one.refusal is not None)
     lines += ["", *(f"{name} was not measured: {why}." for name, why in refused)] if refused else []
     return "\n".join(lines) + "\n"

@@ -16,8 +16,7 @@ from qubo_prune.allocation.mixed_nm import mixed_nm, pruned_of_group
 from qubo_prune.allocation.result import Allocation
 from qubo_prune.allocation_settings import AlphaPruning, MetricName, Tail
 from qubo_prune.budgets import exact_counts
-from qubo_prune.layers import Layer
-from qubo_prune.quantisation import check_group
+from qubo_prune.layers import Layer, check_group
 from qubo_prune.selection import prune_count
 
 _SLACK = 1e-12

@@ -25,9 +25,9 @@ from qubo_prune.allocation_settings import AlphaPruning, Besa, Fisher, Owl
 from qubo_prune.block_calls import Call, call_of, hidden
 from qubo_prune.errors import InputError
 from qubo_prune.initial import magnitude, wanda
-from qubo_prune.layers import Layer, block_stack
+from qubo_prune.layers import Layer, block_stack, check_group
 from qubo_prune.prefix import Blocks, mapped
-from qubo_prune.quantisation import check_group, quantise
+from qubo_prune.quantisation import quantise
 from qubo_prune.statistics.gram import MomentHooks
 from qubo_prune.statistics.tape import frozen
 

@@ -10,8 +10,7 @@ from qubo_prune.allocation.mapping import fill
 from qubo_prune.allocation.result import Allocation
 from qubo_prune.budgets import exact_counts
 from qubo_prune.errors import InputError
-from qubo_prune.layers import Layer, match_pattern
-from qubo_prune.quantisation import check_group
+from qubo_prune.layers import Layer, check_group, match_pattern
 from qubo_prune.selection import prune_count
 
 

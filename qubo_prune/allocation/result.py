@@ -42,6 +42,16 @@ class Allocation:
             return {}
         return {n: self.group - c * self.group // self.sizes[n] for n, c in self.counts.items()}
 
+    @property
+    def patterns(self) -> dict[str, tuple[int, int]]:
+        """Layer -> (N, M) of N:M; empty where there is no pattern."""
+        return {name: (kept, self.group or 0) for name, kept in self.kept_of_group.items()}
+
+    @property
+    def pattern_names(self) -> dict[str, str]:
+        """Layer -> "N:M"; empty where there is no pattern."""
+        return {name: f"{n}:{m}" for name, (n, m) in self.patterns.items()}
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values for a report; a figure that is NaN or infinite is None."""
         found: dict[str, Any] = {
@@ -52,7 +62,7 @@ class Allocation:
             "counts": self.counts,
         }
         if self.group is not None:
-            found["pattern"] = {name: f"{kept}:{self.group}" for name, kept in self.kept_of_group.items()}
+            found["pattern"] = self.pattern_names
         if self.seen:
             found["seen"] = {
                 name: {key: value if math.isfinite(value) else None for key, value in figures.items()}

@@ -122,7 +122,7 @@ def _metric(found: Allocation, settings: AllocationSettings) -> str | None:
 def _report(found: Allocation, settings: AllocationSettings, sparsity: float) -> dict[str, Any]:
     """What --json prints."""
     metric = _metric(found, settings)
-    pattern = {name: f"{kept}:{found.group}" for name, kept in found.kept_of_group.items()}
+    pattern = found.pattern_names
     return {
         "method": found.method,
         "target": sparsity,

@@ -16,12 +16,11 @@ from qubo_prune.calibration import TextSource, split_ranges, tokenise
 from qubo_prune.cli.live import Live
 from qubo_prune.cli.pruning import ranges
 from qubo_prune.data import Data
-from qubo_prune.errors import InputError
 from qubo_prune.forward import forward_of
 from qubo_prune.layers import Layer, prunable_layers
 from qubo_prune.models import LoadedModel, load_model
 from qubo_prune.objective import KLToDense
-from qubo_prune.preparation import collect_evidence, forward_pass, share_out, statistics_batches
+from qubo_prune.preparation import collect_evidence, share_out
 from qubo_prune.progress import Progress
 from qubo_prune.recipe import Recipe
 from qubo_prune.state import PruneState
@@ -83,18 +82,10 @@ def _searched(job: Job, live: Live, loaded: LoadedModel, layers: Mapping[str, La
 
     state, objective = PruneState(loaded.model, layers), KLToDense()
     evidence = collect_evidence(state, objective, data, recipe, say)
-    observed = Observed(
-        loaded.model, forward_pass(loaded.model, objective), statistics_batches(data, recipe), objective,
-        evidence.diagonal, evidence.moments,
-    )  # fmt: skip
-    return share_out(state, objective, data, recipe, observed, evidence, say)
+    return share_out(state, objective, data, recipe, evidence, say)
 
 
 def _tokens(job: Job, live: Live, loaded: LoadedModel) -> Tensor:
     """int64 (tokens,) of the text. InputError: no tokenizer, no such text."""
     live.phase("read text")
-    if loaded.tokenizer is None:
-        raise InputError(
-            f"model {job.model!r} has no tokenizer beside it: save one there, or allocate in Python"
-        )
-    return tokenise(loaded.tokenizer, TextSource(job.text).read())
+    return tokenise(loaded.needed_tokenizer("allocate"), TextSource(job.text).read())

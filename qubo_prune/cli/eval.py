@@ -89,10 +89,7 @@ def evaluate(
         words = TextSource(source).read() if windows else ""
         live.phase("load model")
         loaded = load_model(model, dtype=dtype, device=device)
-        if loaded.tokenizer is None:
-            raise InputError(
-                f"model {model!r} has no tokenizer beside it: save one there, or evaluate from Python"
-            )
+        loaded.needed_tokenizer("evaluate")
         density = _density(loaded, masks)
         found = None
         if windows:

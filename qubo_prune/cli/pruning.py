@@ -14,7 +14,6 @@ from qubo_prune.api import check, check_solver, prune
 from qubo_prune.calibration import Calibration, TextSource, split_ranges, tokenise
 from qubo_prune.cli.live import Live
 from qubo_prune.cli.output import write_json
-from qubo_prune.errors import InputError
 from qubo_prune.evaluate import DenseReference, kl_to_dense, perplexity
 from qubo_prune.forward import forward_of
 from qubo_prune.models import LoadedModel, load_model
@@ -101,14 +100,11 @@ def _prepare(job: Job, live: Live) -> tuple[LoadedModel, Calibration, Tensor | N
     other = TextSource(job.evaluation).read() if job.eval_windows else None
     live.phase("load model")
     loaded = load_model(job.model, dtype=job.dtype, device=job.device)
-    if loaded.tokenizer is None:
-        raise InputError(
-            f"model {job.model!r} has no tokenizer beside it: save one there, or prune it from Python"
-        )
+    tokenizer = loaded.needed_tokenizer("prune it")
     live.phase("tokenise")
-    tokens = tokenise(loaded.tokenizer, text)
+    tokens = tokenise(tokenizer, text)
     calibration = ranges(tokens, job.recipe)
-    evaluation = None if other is None else tokenise(loaded.tokenizer, other)
+    evaluation = None if other is None else tokenise(tokenizer, other)
     if evaluation is not None:
         names = f"calibration text {job.calibration!r}", f"evaluation text {job.evaluation!r}"
         refuse_overlap(tokens, evaluation, calibration=names[0], evaluation=names[1])

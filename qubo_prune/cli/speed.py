@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -77,7 +78,7 @@ def _show(found: list[Speed], model: str, dtype: str, device: str, sparsities: l
         if one.refusal is None:
             table.add_row(
                 f"{one.shape[0]} x {one.shape[1]}", f"{one.sparsity:.1%}", str(one.tokens), one.format,
-                _micro(one.dense), _micro(one.sparse), number(one.speedup), _even(one, sparsities),
+                _micro(one.dense), _micro(one.sparse), number(one.speedup), break_even_text(one, sparsities),
             )  # fmt: skip
     console.print(table)
     for name, why in dict.fromkeys((one.format, one.refusal) for one in found if one.refusal is not None):
@@ -91,8 +92,8 @@ def _micro(seconds: float | None) -> str:
     return number(None if seconds is None else seconds * 1e6, 1)
 
 
-def _even(one: Speed, sparsities: list[float]) -> str:
-    """The break-even sparsity for the table."""
+def break_even_text(one: Speed, sparsities: Sequence[float]) -> str:
+    """The break-even sparsity for a table, of a format measured at these sparsities, rising."""
     if one.fixed:
         return "-"
     if one.even is None:

@@ -45,15 +45,15 @@ def reconstruct(
     batches: Sequence[Any],
     recipe: Reconstruct,
     *,
-    group: int | None = None,
+    patterns: Patterns | None = None,
     measure: Callable[[], float] | None = None,
     weights: OutputWeights | None = None,
     on_layer: Callable[[LayerRecord], None] | None = None,
 ) -> Reconstructed:
     """Change the kept values (and with ADMM the masks) of every layer, in the order of the forward pass.
 
-    batches: at least two; the last share of them is held out. group: M where the masks keep N of each M
-    consecutive inputs, which new ones do too. measure: the loss of the model as it is; where
+    batches: at least two; the last share of them is held out. patterns: of the masks, which new ones have
+    too. measure: the loss of the model as it is; where
     it does not fall, and on an error or Ctrl-C, values and masks are put back to the bit (loss_after is then
     loss_before). None: the result stands, and on Ctrl-C the layers done stay done. weights: as for
     `sequential.walk`.
@@ -65,7 +65,7 @@ def reconstruct(
         if measure is not None:
             found.loss_before = measure()
         found.records = walk(
-            state, forward, batches, METHODS[recipe.method](recipe, _patterns(state, group)),
+            state, forward, batches, METHODS[recipe.method](recipe, patterns or {}),
             blend=recipe.blend, held_out=recipe.held_out, weights=weights, on_layer=on_layer,
         )  # fmt: skip
         if measure is not None and found.loss_before is not None:
@@ -79,10 +79,3 @@ def reconstruct(
             state.restore(saved)
             found.loss_after = found.loss_before
     return found
-
-
-def _patterns(state: PruneState, group: int | None) -> Patterns:
-    """The N:M of every layer's mask; empty without a group."""
-    if group is None:
-        return {}
-    return {name: (int(mask.reshape(-1)[:group].sum()), group) for name, mask in state.masks.items()}

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from qubo_prune.blocks import Block, Boundary, TabuList, paper_candidates
-from qubo_prune.errors import InputError
 from qubo_prune.icbs_settings import Icbs
 from qubo_prune.refine.correlated import correlated_pairs
 from qubo_prune.refine.evidence import LossEvidence
@@ -40,11 +39,6 @@ class Choice:
     ) -> None:
         self._state, self._recipe, self._importance, self._largest = state, recipe, importance, largest
         c, budget = recipe.candidates, recipe.budget
-        if group is not None and c.correlated:
-            raise InputError(
-                "correlated candidates are paired within rows, not within the groups of a pattern: set "
-                "refine.candidates.correlated to false"
-            )
         self._within: dict[str, int] | None = None  # layer -> consecutive inputs that a swap stays within
         if group is not None or budget == "row" or c.concentrated or c.correlated:
             self._within = {name: group or layer.shape[1] for name, layer in state.layers.items()}

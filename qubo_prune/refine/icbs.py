@@ -58,7 +58,8 @@ class IcbsLoop:
     accept       accepting batches with the dense model's answers, as `teach` gives them
     importance   layer -> (out, in) scores that say how far a weight is from the mask's boundary
     export       folder that every block is written to (see `exporting`), or None
-    group        M: the masks have and keep a count in each M consecutive inputs; candidates by gain only
+    group        M: the masks have and keep a count in each M consecutive inputs; candidates by gain only, not
+                 correlated ones
     """
 
     def __init__(

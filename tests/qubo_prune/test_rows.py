@@ -20,6 +20,7 @@ from qubo_prune.sequential import walk
 from qubo_prune.state import PruneState
 from qubo_prune.statistics.paths import PathEvidence, PathMoments
 from qubo_prune.testing import TINY_MODELS, tiny_llama, tiny_tokens
+from qubo_solvers import RowBatch
 
 pytestmark = pytest.mark.slow
 
@@ -90,12 +91,17 @@ def test_patterns_hold_within_every_group(n: int, m: int) -> None:
         assert bool((mask.reshape(len(mask), -1, m).sum(2) == n).all())
 
 
-def test_descent_ends_where_no_swap_improves() -> None:
+def solved(method: Any) -> tuple[RowBatch, Tensor]:
+    """The row problems of a small layer, and the mask that the method ends with."""
     values, mask, original, moments = layer(4, 8)
     evidence = PathEvidence(original, moments)
     batch = row_batch(values, mask, original, evidence.gram(), evidence.drift())
-    change = Rows("descent")("layer", torch.where(mask, values, 0), mask, evidence)
-    chosen = mask if change.mask is None else change.mask
+    change = Rows(method)("layer", torch.where(mask, values, 0), mask, evidence)
+    return batch, mask if change.mask is None else change.mask
+
+
+def test_descent_ends_where_no_swap_improves() -> None:
+    batch, chosen = solved("descent")
     found = batch.energies(~chosen)
     for r in range(4):
         for i, j in itertools.product(range(8), repeat=2):
@@ -108,11 +114,7 @@ def test_descent_ends_where_no_swap_improves() -> None:
 
 
 def test_rows_are_solved_to_the_best_by_enumeration() -> None:
-    values, mask, original, moments = layer(4, 8)
-    evidence = PathEvidence(original, moments)
-    batch = row_batch(values, mask, original, evidence.gram(), evidence.drift())
-    change = Rows("anneal")("layer", torch.where(mask, values, 0), mask, evidence)
-    chosen = mask if change.mask is None else change.mask
+    batch, chosen = solved("anneal")
     every = torch.tensor([z for z in itertools.product((0, 1), repeat=8) if sum(z) == 4], dtype=torch.bool)
     found = batch.energies(~chosen)
     for r in range(4):
