@@ -65,7 +65,7 @@ def masks_and_values(
     method: LayerMethod
     if first.method == "sparsegpt":
         damping = sparsegpt.DAMPING if first.damping is None else first.damping
-        method = SparseGPT(allocation.counts, granularity, patterns, damping=damping)
+        method = SparseGPT(allocation.counts, granularity, patterns, allocation.rows, damping=damping)
     else:
         damping = gradual.DAMPING if first.damping is None else first.damping
         scales: dict[str, Tensor] = {}
@@ -74,7 +74,13 @@ def masks_and_values(
             # a layer that none of the Fisher's windows reached (an expert) has no scale: its rows count alike
             scales = {name: norm.pow(first.output_power) for name, norm in norms.items() if norm.any()}
         method = Gradual(
-            allocation.counts, granularity, patterns, scales, stages=first.stages, damping=damping
+            allocation.counts,
+            granularity,
+            patterns,
+            scales,
+            allocation.rows,
+            stages=first.stages,
+            damping=damping,
         )
     weights = weigh(first.output_weights, batches)
     telling = _telling(first.method, len(allocation.counts), say)

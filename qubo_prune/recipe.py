@@ -90,12 +90,12 @@ class Recipe(Part):
         return self
 
     def _check_learned(self, besa: Besa) -> None:
-        """ValueError where counts of rows or grids do not go with the other settings."""
+        """ValueError where grids do not go with the other settings."""
         first = self.initial
-        if first.by_layer and (besa.per == "row" or besa.quantise is not None):
+        if first.by_layer and besa.quantise is not None:
             raise ValueError(
-                f"{first.method} takes a count for each layer and finds values of its own: set "
-                "allocation.per to layer, and leave allocation.quantise out"
+                f"{first.method} finds values of its own, which would leave the grids of "
+                "allocation.quantise: leave one of them out"
             )
         for part in ("rows", "reconstruct", "refit", "quantise"):
             if besa.quantise is not None and getattr(self, part) is not None:

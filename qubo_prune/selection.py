@@ -54,14 +54,23 @@ def keep_rows(scores: Tensor, counts: Tensor, *, name: str = "scores") -> Tensor
     counts: (out,) integers. InputError, naming `name`: scores as for `keep_topk`, counts that fit no row.
     """
     _check(scores, 0, name)
-    out, inputs = scores.shape
+    counts = check_rows(counts, scores, name)
+    order = _comparable(scores).argsort(dim=1, stable=True)
+    places = torch.arange(scores.shape[1], device=scores.device)
+    return torch.empty_like(scores, dtype=torch.bool).scatter_(1, order, places >= counts[:, None])
+
+
+def check_rows(counts: Tensor, matrix: Tensor, name: str, total: int | None = None) -> Tensor:
+    """(out,) int64 on the device of the (out, in) matrix: what each of its rows prunes.
+
+    InputError, naming `name`: not a count for each row, or another total than the one given.
+    """
+    out, inputs = matrix.shape
     if counts.shape != (out,) or not bool(((counts >= 0) & (counts <= inputs)).all()):
         raise InputError(f"{name}: it needs a count from 0 to {inputs} for each of its {out} rows.")
-    order = _comparable(scores).argsort(dim=1, stable=True)
-    places = torch.arange(inputs, device=scores.device)
-    return torch.empty_like(scores, dtype=torch.bool).scatter_(
-        1, order, places >= counts.to(scores.device)[:, None]
-    )
+    if total is not None and int(counts.sum()) != total:
+        raise InputError(f"{name}: its rows prune {int(counts.sum())} weights, they must prune {total}.")
+    return counts.to(matrix.device, torch.int64)
 
 
 def keep_topk_global(scores: Mapping[str, Tensor], n_prune: int) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from qubo_prune.cholesky import inverse_factor
 from qubo_prune.errors import InputError
 from qubo_prune.initial.sparsegpt import Sparse
 from qubo_prune.layerwise import LayerChange, LayerEvidence
-from qubo_prune.selection import Granularity, keep_topk, nm_mask
+from qubo_prune.selection import Granularity, check_rows, keep_rows, keep_topk, nm_mask
 from qubo_prune.support import conjugate_gradients
 
 STAGES = 10
@@ -41,6 +41,7 @@ def gradual(
     drift: Tensor | Sequence[Tensor] | None = None,
     groups: Sequence[slice] = (),
     row_scale: Tensor | None = None,
+    row_counts: Tensor | None = None,
     pattern: tuple[int, int] | None = None,
     stages: int = STAGES,
     iterations: int = ITERATIONS,
@@ -61,12 +62,14 @@ def gradual(
     weight: (out, in). gram: (in, in) H = E[x x']. granularity: what a stage's count holds over, see
     `keep_topk`. drift: (in, in) E[x (x_t - x)'], None: x_t is x. groups: consecutive rows that have moments
     of their own; then gram and drift are one for each group. row_scale: (out,), None: 1 each.
-    pattern: (n, m) keeps n of each m consecutive inputs of a row instead; then `n_prune` and `granularity`
-    are not read, and on the way to it no group prunes more.
+    row_counts: (out,) integers that add up to `n_prune`: what each row prunes, each stage its share;
+    `granularity` is not read then.
+    pattern: (n, m) keeps n of each m consecutive inputs of a row instead; then `n_prune`, `granularity` and
+    `row_counts` are not read, and on the way to it no group prunes more.
     damping: also in the inverse, where it may be raised, see `cholesky.inverse_factor`.
 
     Inputs that are always 0 cost nothing, so they go first.
-    InputError: a granularity or a pattern that does not fit, a count outside [0, out * in].
+    InputError: a granularity or a pattern that does not fit, counts that do not fit the layer or its rows.
     """
     out, inputs = weight.shape
     if granularity == "global":
@@ -75,9 +78,11 @@ def gradual(
         n, m = pattern
         if inputs % m or not 0 <= n <= m:
             raise InputError(f"{name}: {inputs} inputs do not fit a pattern that keeps {n} of each {m}.")
-        n_prune, granularity = out * inputs // m * (m - n), "layer"
+        n_prune, granularity, row_counts = out * inputs // m * (m - n), "layer", None
     if not 0 <= n_prune <= weight.numel():
         raise InputError(f"{name}: n_prune={n_prune} must lie between 0 and its {weight.numel()} weights.")
+    if row_counts is not None:
+        row_counts = check_rows(row_counts, weight, name, n_prune)
     grams = [matrix.float() for matrix in ([gram] if isinstance(gram, Tensor) else gram)]
     drifts = [drift] * len(grams) if drift is None or isinstance(drift, Tensor) else list(drift)
     groups = groups or [slice(0, out)]
@@ -92,13 +97,16 @@ def gradual(
     original = weight.float()
     values, mask = original.clone(), torch.ones(weight.shape, dtype=torch.bool, device=weight.device)
     for stage in range(1, stages + 1):
-        count = round(n_prune * (1 - (1 - stage / stages) ** 2))
+        share = 1 - (1 - stage / stages) ** 2
         scores = (values.abs() * scale).masked_fill_(~mask, -1.0)  # what is pruned goes first again
         if pattern is not None:
             scores.masked_fill_(nm_mask(scores, n, m, name=name), torch.finfo(scores.dtype).max)
-        mask = keep_topk(scores, count, granularity, name=name)
+        if row_counts is None:
+            mask = keep_topk(scores, round(n_prune * share), granularity, name=name)
+        else:
+            mask = keep_rows(scores, (row_counts.double() * share).round().to(torch.int64), name=name)
         values.masked_fill_(~mask, 0)
-        if count == 0:
+        if bool(mask.all()):
             continue
         for rows, matrix, moved in zip(groups, grams, drifts, strict=True):
             gone = original[rows].masked_fill(mask[rows], 0)
@@ -115,15 +123,17 @@ def gradual(
 class Gradual:
     """The method of a layer for `sequential.walk`: mask and values from `gradual`.
 
-    counts: layer name -> weights to prune. patterns: layer name -> (n, m), for those that have one.
-    row_scales: layer name -> (out,) positive. The others are as for `gradual`. With output weights in the
-    walk a row's scores are also times the root of its price.
+    counts: layer name -> weights to prune. patterns: layer name -> (n, m), and row_counts: layer name ->
+    (out,) weights to prune of each row, for those that have them. row_scales: layer name -> (out,) positive.
+    The others are as for `gradual`. With output weights in the walk a row's scores are also times the root of
+    its price.
     """
 
     counts: Mapping[str, int]
     granularity: Granularity = "layer"
     patterns: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     row_scales: Mapping[str, Tensor] = field(default_factory=dict)
+    row_counts: Mapping[str, Tensor] = field(default_factory=dict)
     stages: int = STAGES
     damping: float = DAMPING
 
@@ -135,7 +145,7 @@ class Gradual:
         found = gradual(
             weight, [part.gram() for _, part in evidence.groups], self.counts[name], self.granularity,
             drift=drifts or None, groups=[rows for rows, _ in evidence.groups], row_scale=scale,
-            pattern=self.patterns.get(name), stages=self.stages, damping=self.damping,
-            name=f"layer {name!r}",
+            row_counts=self.row_counts.get(name), pattern=self.patterns.get(name),
+            stages=self.stages, damping=self.damping, name=f"layer {name!r}",
         )  # fmt: skip
         return LayerChange(found.values, found.mask, {"damping": found.damping})

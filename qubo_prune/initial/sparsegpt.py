@@ -16,7 +16,7 @@ from torch import Tensor
 from qubo_prune.cholesky import inverse_factor
 from qubo_prune.errors import InputError
 from qubo_prune.layerwise import LayerChange, LayerEvidence
-from qubo_prune.selection import Granularity, keep_topk, nm_mask
+from qubo_prune.selection import Granularity, check_rows, keep_rows, keep_topk, nm_mask
 
 BLOCK = 128
 """Columns whose mask is chosen at once, and whose updates reach the columns behind them in one product."""
@@ -44,6 +44,7 @@ def sparsegpt(
     *,
     groups: Sequence[slice] = (),
     prices: Tensor | None = None,
+    row_counts: Tensor | None = None,
     pattern: tuple[int, int] | None = None,
     damping: float = DAMPING,
     block: int = BLOCK,
@@ -59,13 +60,15 @@ def sparsegpt(
         "output": the same in each row, whose counts differ by at most one; "input": in each column.
     groups: consecutive rows that have Gram matrices of their own; then gram is one for each group.
     prices: (out,) what a row's error counts in the layer's: its costs are times that; None: 1 each.
-    pattern: (n, m) keeps n of each m consecutive inputs of a row instead; then `n_prune` and `granularity`
-        are not read. damping: see `inverse_factor`, which may raise it.
+    row_counts: (out,) integers that add up to `n_prune`: what each row prunes; then `granularity` is not
+        read.
+    pattern: (n, m) keeps n of each m consecutive inputs of a row instead; then `n_prune`, `granularity` and
+        `row_counts` are not read. damping: see `inverse_factor`, which may raise it.
 
     Departures: budgets are exact, ties go by position, and no column's share is lost to rounding, where the
     published code prunes all ties of each block. Inputs that are always 0 cost nothing, so they go first; a
     weight there that the budget keeps keeps its value (the published code sets it to 0).
-    InputError: a granularity or a pattern that does not fit, a count outside [0, out * in].
+    InputError: a granularity or a pattern that does not fit, counts that do not fit the layer or its rows.
     """
     out, inputs = weight.shape
     if granularity == "global":
@@ -101,7 +104,9 @@ def sparsegpt(
 
     kept = torch.ones(weight.shape, dtype=torch.bool, device=weight.device)
     rows: Tensor | None = None
-    if granularity == "output" and pattern is None:
+    if row_counts is not None and pattern is None:
+        rows = check_rows(row_counts, weight, name, n_prune)
+    elif granularity == "output" and pattern is None:
         rows = (~keep_topk(costs_of(w, slice(0, inputs)), n_prune, "output", name=name)).sum(1)
     for start in range(0, inputs, block):
         stop = min(inputs, start + block)
@@ -110,7 +115,8 @@ def sparsegpt(
         if pattern is None:
             costs = costs_of(part, slice(start, stop))
             if rows is not None:
-                kept[:, start:stop] = _keep_rows(costs, rows * stop // inputs - rows * start // inputs)
+                share_of = rows * stop // inputs - rows * start // inputs
+                kept[:, start:stop] = keep_rows(costs, share_of, name=name)
             else:
                 share = n_prune * stop // inputs - n_prune * start // inputs
                 kept[:, start:stop] = keep_topk(costs, share, granularity, name=name)
@@ -126,25 +132,19 @@ def sparsegpt(
     return Sparse(w.masked_fill_(~kept, 0), kept, max(dampings))
 
 
-def _keep_rows(costs: Tensor, counts: Tensor) -> Tensor:
-    """bool (out, k): each row prunes its own count of lowest costs, ties by column."""
-    order = costs.argsort(dim=1, stable=True)
-    rank = torch.empty_like(order)
-    rank.scatter_(1, order, torch.arange(costs.shape[1], device=costs.device).expand_as(order))
-    return rank >= counts[:, None]
-
-
 @dataclass(frozen=True)
 class SparseGPT:
     """The method of a layer for `sequential.walk`: mask and values from `sparsegpt`.
 
-    counts: layer name -> weights to prune. patterns: layer name -> (n, m), for those that have one; the
-    others are as for `sparsegpt`. A damping that had to be raised is in the details.
+    counts: layer name -> weights to prune. patterns: layer name -> (n, m), and row_counts: layer name ->
+    (out,) weights to prune of each row, for those that have them; the others are as for `sparsegpt`. A
+    damping that had to be raised is in the details.
     """
 
     counts: Mapping[str, int]
     granularity: Granularity = "layer"
     patterns: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    row_counts: Mapping[str, Tensor] = field(default_factory=dict)
     damping: float = DAMPING
     block: int = BLOCK
 
@@ -152,7 +152,8 @@ class SparseGPT:
         found = sparsegpt(
             weight, [part.gram() for _, part in evidence.groups], self.counts[name], self.granularity,
             groups=[rows for rows, _ in evidence.groups], prices=evidence.prices,
-            pattern=self.patterns.get(name), damping=self.damping, block=self.block, name=f"layer {name!r}",
+            row_counts=self.row_counts.get(name), pattern=self.patterns.get(name),
+            damping=self.damping, block=self.block, name=f"layer {name!r}",
         )  # fmt: skip
         details: dict[str, float | str] = {"damping": found.damping}
         if found.damping > self.damping:

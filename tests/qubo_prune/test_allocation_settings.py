@@ -89,8 +89,11 @@ def test_overrides() -> None:
             "candidates of N:M patterns are chosen by gain",
         ),
         (
-            {"allocation": {"method": "besa", "per": "row"}, "initial": {"method": "sparsegpt"}},
-            "sparsegpt takes a count for each layer",
+            {
+                "allocation": {"method": "besa", "per": "row", "quantise": {"bits": 4}},
+                "initial": {"method": "sparsegpt"},
+            },
+            "sparsegpt finds values of its own",
         ),
         (
             {"allocation": {"method": "besa", "quantise": {"bits": 4}}, "reconstruct": {}},

@@ -45,6 +45,15 @@ def test_every_mask_method_takes_the_rates(method: str, per: str) -> None:
         assert any(len((~mask).sum(1).unique()) > 2 for mask in report.masks.values())
 
 
+@pytest.mark.parametrize("method", ["sparsegpt", "gradual"])
+def test_masks_with_values_take_the_counts_of_rows(method: str) -> None:
+    report = prune(tiny_llama(), BATCHES, recipe(method, per="row"))
+    learned = prune(tiny_llama(), BATCHES, recipe(per="row"))
+    assert report.allocation["counts"] == learned.allocation["counts"]
+    for name, mask in report.masks.items():
+        assert torch.equal(mask.sum(1), learned.masks[name].sum(1))
+
+
 @pytest.mark.parametrize(("method", "rows"), [("sparsegpt", None), ("wanda", {}), ("sparsegpt", {})])
 def test_walks_take_the_layers_counts(method: str, rows: dict[str, Any] | None) -> None:
     report = prune(tiny_llama(), BATCHES, recipe(method, rows=rows))

@@ -95,6 +95,23 @@ def test_budgets_are_exact_with_ties(n_prune: int, granularity: str) -> None:
             assert torch.equal(found.values, w)
 
 
+def test_rows_may_have_counts_of_their_own() -> None:
+    weight, gram = problem()
+    rows = torch.tensor([0, 20, 7, 1, 12, 20])
+    for w in (weight, torch.ones_like(weight), torch.zeros_like(weight)):
+        found = gradual(w, gram, 60, row_counts=rows, stages=3)
+        assert torch.equal((~found.mask).sum(1), rows)
+        assert not found.values[~found.mask].any()
+    found = gradual(weight, gram, 60, row_counts=rows, stages=3)
+    alone = gradual(weight[2:3], gram, 7, stages=3)
+    assert torch.equal(found.mask[2:3], alone.mask)
+    torch.testing.assert_close(found.values[2:3], alone.values, rtol=1e-3, atol=1e-3)
+    with pytest.raises(InputError, match="a count from 0 to 20 for each of its 6 rows"):
+        gradual(weight, gram, 60, row_counts=rows[:5])
+    with pytest.raises(InputError, match="its rows prune 60 weights, they must prune 61"):
+        gradual(weight, gram, 61, row_counts=rows)
+
+
 @pytest.mark.parametrize("pattern", [(2, 4), (1, 4), (4, 5), (1, 1), (0, 2)])
 def test_patterns(pattern: tuple[int, int]) -> None:
     weight, gram = problem()

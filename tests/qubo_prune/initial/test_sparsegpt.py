@@ -72,6 +72,21 @@ def test_budgets_are_exact_with_ties(n_prune: int, granularity: str) -> None:
             assert int(counts.max() - counts.min()) <= 1
 
 
+ROWS = torch.tensor([0, 20, 7, 1, 12, 20])
+
+
+def test_rows_may_have_counts_of_their_own() -> None:
+    weight, gram = problem()
+    for w in (weight, torch.ones_like(weight), torch.zeros_like(weight)):
+        found = sparsegpt(w, gram, 60, row_counts=ROWS, block=8)
+        assert torch.equal((~found.mask).sum(1), ROWS)
+    found = sparsegpt(weight, gram, 60, row_counts=ROWS, block=8)
+    expected = surgeon(weight, gram, list(found.mask.T), 0.01)
+    torch.testing.assert_close(found.values.double(), expected, rtol=2e-4, atol=2e-4)
+    even = sparsegpt(weight, gram, 60, row_counts=torch.full((6,), 10), block=8)
+    assert torch.equal(even.mask, sparsegpt(weight, gram, 60, "output", block=8).mask)
+
+
 @pytest.mark.parametrize("pattern", [(2, 4), (1, 4), (4, 5), (1, 1)])
 def test_patterns(pattern: tuple[int, int]) -> None:
     weight, gram = problem()
@@ -143,3 +158,8 @@ def test_refusals() -> None:
         sparsegpt(weight, gram, 121)
     with pytest.raises(InputError, match="groups of 3"):
         sparsegpt(weight, gram, 0, pattern=(1, 3))
+    for wrong in (ROWS[:5], ROWS - 1, ROWS + 1):
+        with pytest.raises(InputError, match="a count from 0 to 20 for each of its 6 rows"):
+            sparsegpt(weight, gram, 60, row_counts=wrong)
+    with pytest.raises(InputError, match="its rows prune 60 weights, they must prune 59"):
+        sparsegpt(weight, gram, 59, row_counts=ROWS)
