@@ -35,7 +35,8 @@ class LayerRecord:
     error_before, error_after  E|W x - T x_t|^2 / E|T x|^2 over the held-out batches (see
                                `layerwise.LayerEvidence`), with x behind the layers changed before this one;
                                with output weights both sums over rows are by their prices
-    changed                    whether the method answered with values or a mask
+    changed                    whether the method answered with values or a mask; it is not asked about a
+                               layer that only held-out batches reach (an expert)
     seconds                    the method's, without collecting moments
     details                    what the method says of its work
     """
@@ -144,6 +145,8 @@ def _change(
     layer, mask = state.layers[name], state.masks[name]
     energy = evidence.energy() or 1.0
     before = evidence.error(layer.weight) / energy
+    if not evidence.tokens:
+        return LayerRecord(name, before, before, False, 0.0, {"left": "only held-out batches reach it"})
     started = time.perf_counter()
     change = method(name, layer.weight, mask, evidence)
     seconds = time.perf_counter() - started

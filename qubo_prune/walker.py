@@ -156,11 +156,12 @@ class Walker:
     def evidence(
         self, stop: int | None, names: Sequence[str], calls: int
     ) -> Iterator[tuple[str, PathEvidence | GroupedEvidence]]:
-        """What is known of each of the layers that read the same tensor, at its turn."""
+        """What is known of each of the layers that read the same tensor, at its turn; the `tokens` of one
+        that only held-out batches reach (an expert) are 0."""
         layers, weights = self._state.layers, self._weights
         if weights is None:
             ((fit, held),) = self._moments(stop, layers[names[0]], calls)
-            fit.check(names[0])
+            (fit if held is None or fit.tokens else held).check(names[0])
             for name in names:
                 yield name, PathEvidence(self._state.original(name), fit, held)
             return
@@ -168,7 +169,7 @@ class Walker:
             original, parts = self._state.original(name), []
             moments = self._moments(stop, layers[name], calls)
             for rows, (fit, held) in zip(weights.groups(name), moments, strict=True):
-                fit.check(name)
+                (fit if held is None or fit.tokens else held).check(name)
                 parts.append((rows, PathEvidence(original[rows], fit, held)))
             yield name, GroupedEvidence(original, parts, weights.prices(name))
 

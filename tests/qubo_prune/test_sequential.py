@@ -189,6 +189,12 @@ def test_experts_that_the_first_batch_does_not_reach() -> None:
     assert not any(record.changed for record in records)
     with pytest.raises(InputError, match=r"'experts.b' was never called"):
         walk(state, model, data[:1], method)
+    seen.clear()
+    records = walk(state, model, data[:2], method, held_out=0.5)
+    assert seen == {"experts.a": 2}
+    assert records[1].layer == "experts.b"
+    assert records[1].details == {"left": "only held-out batches reach it"}
+    assert records[1].error_before == records[1].error_after == 0
 
 
 @pytest.mark.parametrize(
