@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from qubo_prune.allocation import Allocation
-from qubo_prune.initial import Evidence, gradual, sparsegpt
+from qubo_prune.initial import Evidence, fisher, gradual, sparsegpt
 from qubo_prune.initial.gradual import Gradual
 from qubo_prune.initial.sparsegpt import SparseGPT
 from qubo_prune.layerwise import LayerMethod
@@ -72,7 +72,9 @@ def masks_and_values(
         if evidence.diagonal is not None and first.by_output:
             norms = {name: evidence.diagonal.output_norm(name) for name in state.layers}
             # a layer that none of the Fisher's windows reached (an expert) has no scale: its rows count alike
-            scales = {name: norm.pow(first.output_power) for name, norm in norms.items() if norm.any()}
+            scales = {
+                n: fisher.row_scale(norm, first.output_power) for n, norm in norms.items() if norm.any()
+            }
         method = Gradual(
             allocation.counts,
             granularity,

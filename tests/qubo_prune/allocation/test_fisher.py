@@ -25,10 +25,12 @@ def test_one_threshold_over_all_layers() -> None:
     model = tiny_llama()
     layers = prunable_layers(model)
     diagonal = collect_diagonal(model, layers, DATA, KLToDense())
-    costs = {
-        name: (layer.weight.square() * diagonal.diagonal(name)).reshape(-1).double()
-        for name, layer in layers.items()
-    }
+    costs = {}
+    for name, layer in layers.items():
+        cost = (layer.weight.square() * diagonal.diagonal(name)).double()
+        square = diagonal.output_norm(name).double().square()
+        floor = 1 + 0.01 * square.mean() / square  # see `initial.fisher.row_scale`
+        costs[name] = (cost * floor[:, None]).reshape(-1)
     every = torch.cat(list(costs.values()))
     threshold = every.kthvalue(prune_count(len(every), 0.4)).values
     expected = {name: float((cost <= threshold).double().mean()) for name, cost in costs.items()}

@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from qubo_prune.errors import InputError
-from qubo_prune.initial import METHODS, Evidence, initial_masks
+from qubo_prune.initial import METHODS, Evidence, fisher, initial_masks
+from qubo_prune.initial.fisher import row_scale
 from qubo_prune.layers import prunable_layers
 from qubo_prune.masks import density
 from qubo_prune.objective import KLToDense
-from qubo_prune.selection import prune_count
+from qubo_prune.selection import keep_topk, prune_count
 from qubo_prune.statistics.gram import collect_norms
 from qubo_prune.statistics.label_pass import collect_diagonal
 from qubo_prune.testing import tiny_gpt2, tiny_llama, tiny_tokens
@@ -57,7 +58,8 @@ def test_scores() -> None:
         METHODS["gradient"].scores(layer, evidence), (w * evidence.gradients[name]).abs()
     )
     assert evidence.diagonal is not None
-    rows = evidence.diagonal.output_norm(name).sqrt()
+    square = evidence.diagonal.output_norm(name).square()
+    rows = (square + 0.01 * square.mean()).pow(0.25)  # output_power 0.5, floor 0.1
     torch.testing.assert_close(
         METHODS["fisher"].scores(layer, evidence), w.abs() * evidence.moments.norm(name) * rows[:, None]
     )
@@ -65,6 +67,24 @@ def test_scores() -> None:
     assert torch.equal(first, METHODS["random"].scores(layer, Evidence(seed=3)))
     assert not torch.equal(first, METHODS["random"].scores(layer, Evidence(seed=4)))
     assert all(method.scores(layer, evidence).dtype == torch.float32 for method in METHODS.values())
+
+
+def test_rows_without_a_gradient_do_not_all_go_first() -> None:
+    norm = torch.tensor([1.0, 2.0, 0.0, 1e-4])
+    for power in (0.5, 0.7, 1.0):
+        found = row_scale(norm, power)
+        assert found[0] == pytest.approx(1.0, rel=0.01)
+        assert found[1] == pytest.approx(2.0**power, rel=0.01)
+        assert found[2] == pytest.approx((0.1 * 1.25**0.5) ** power)
+        torch.testing.assert_close(row_scale(7 * norm, power), 7**power * found)
+    assert torch.equal(row_scale(norm, 0.0), torch.ones(4))
+    layers = prunable_layers(tiny_llama())
+    layer = next(iter(layers.values()))
+    output = torch.ones(layer.shape[0])
+    output[:8] = 0
+    scores = fisher.scores(layer, torch.ones(layer.shape[1]), output)
+    kept = keep_topk(scores, layer.numel // 2)[:8].sum()
+    assert kept > 0
 
 
 def test_counts_from_an_allocation() -> None:
