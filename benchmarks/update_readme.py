@@ -9,12 +9,15 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+FIRST = ("quality", "prune_smollm2", "sparse_speed")
+"""Result files of pruning, in the order that they have in the README; those of solvers follow by name."""
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 
 def section(results: Path) -> str:
-    """All result files in the order of their names, headings two levels down."""
-    files = sorted(results.glob("*.md"))
+    """All result files, those of `FIRST` before the others, headings two levels down."""
+    named = {file.stem: file for file in sorted(results.glob("*.md"))}
+    files = [named.pop(stem) for stem in FIRST if stem in named] + list(named.values())
     if not files:
         return "No results have been recorded yet."
     texts = [file.read_text(encoding="utf-8").strip() for file in files]

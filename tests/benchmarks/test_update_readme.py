@@ -31,6 +31,12 @@ def test_tables_go_between_the_markers(script: ModuleType, tmp_path: Path) -> No
     assert script.updated(text, tmp_path) == text
 
 
+def test_results_of_pruning_come_first(script: ModuleType, tmp_path: Path) -> None:
+    for name in ("against", "prune_smollm2", "quality"):
+        (tmp_path / f"{name}.md").write_text(f"# {name}\n")
+    assert script.section(tmp_path).split() == ["###", "quality", "###", "prune_smollm2", "###", "against"]
+
+
 def test_markers_must_be_there(script: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="once each"):
         script.updated("nothing", tmp_path)
