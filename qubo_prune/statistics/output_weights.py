@@ -27,8 +27,9 @@ from qubo_prune.objective import Batch, Objective, label_signals
 from qubo_prune.prefix import first_tensor
 from qubo_prune.statistics.tape import Tape, frozen
 
-LEAST_PRICE = 1e-6
-"""Of the mean: a row that the loss does not depend on still prefers its better weights."""
+LEAST_PRICE = 0.01
+"""Of the mean: a saturated output has no gradient, but pruned down to nothing it is saturated no longer; see
+`initial.fisher.row_scale`."""
 
 
 @dataclass(frozen=True, eq=False)
