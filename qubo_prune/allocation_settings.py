@@ -211,6 +211,8 @@ AllocationSettings = Annotated[
 ]
 """The recipe's `allocation`: {method: uniform | alphapruning | owl | fisher | besa | given, ...}, or a name
 alone."""
+RULES = ("uniform", "alphapruning", "owl", "fisher", "besa")
+"""Methods that need no rates of the user's."""
 
 
 def group_of(settings: AllocationSettings) -> int | None:

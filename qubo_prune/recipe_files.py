@@ -41,6 +41,17 @@ def read_yaml(name_or_path: str) -> dict[str, Any]:
     return data
 
 
+def sparsity_in(path: str) -> float | None:
+    """The `sparsity` that a file of rates was made for, as `qubo-prune allocate` writes it; None: it says
+    none, or cannot be read, which is refused where its rates are needed."""
+    try:
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    share = found.get("sparsity") if isinstance(found, dict) and "rates" in found else None
+    return float(share) if isinstance(share, int | float) and not isinstance(share, bool) else None
+
+
 def set_dotted(data: dict[str, Any], dotted: str, value: Any) -> None:
     """data["a"]["b"] = value for the name a.b, with the groups that are missing."""
     *parents, last = dotted.split(".")

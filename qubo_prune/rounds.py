@@ -145,8 +145,7 @@ class Rounds:
             self.figures[f"accept_{name}"] = found.loss_after
         self.clock.lap(phase)
         if isinstance(found, Refitted) and found.stopped == "interrupted":
-            result.stopped = "interrupted"
-            return
+            result.stopped = "interrupted"  # its best values so far are there, and measured
         told = "reconstructed weights" if phase == "reconstruct" else "refitted weights"
         self._figure(name, f"loss of the {told}", result)
 

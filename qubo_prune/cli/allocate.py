@@ -11,8 +11,9 @@ import yaml
 from rich.table import Table
 
 from qubo_prune.cli.live import Live
-from qubo_prune.cli.output import assignments, guarded, notes, number, print_json, results
+from qubo_prune.cli.output import assignments, check_file, guarded, notes, number, print_json, results
 from qubo_prune.errors import InputError
+from qubo_prune.recipe_files import sparsity_in
 
 if TYPE_CHECKING:
     from qubo_prune.allocation import Allocation
@@ -23,9 +24,15 @@ if TYPE_CHECKING:
 def allocate(
     model: Annotated[str, typer.Argument(help="A folder, a .gguf file, package:NAME or a Hugging Face id.")],
     method: Annotated[
-        str, typer.Option(help="uniform, alphapruning, owl, fisher, besa, given, or a file of rates.")
+        str,
+        typer.Option(
+            help="uniform, alphapruning, owl, fisher, besa, a file of rates, or given (--set rates=...)."
+        ),
     ] = "besa",
-    sparsity: Annotated[float, typer.Option(min=0, max=1, help="Share of all weights to prune.")] = 0.5,
+    sparsity: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Share of all weights to prune; default: that of the file, or 0.5."),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method: per, search, steps, ..."),
@@ -54,21 +61,23 @@ def allocate(
 ) -> None:
     """Share out a sparsity over the layers of a model, without pruning it."""
     chosen = _settings(method, assignments(settings or []))
-    if output is not None and not output.absolute().parent.is_dir():
-        raise InputError(f"--output {str(output)!r}: there is no folder {str(output.absolute().parent)!r}")
+    if sparsity is None:
+        sparsity = sparsity_in(method)
+    target = 0.5 if sparsity is None else sparsity
+    check_file(output)
     from qubo_prune.cli.allocating import Job, run
     from qubo_prune.texts import CALIBRATION_TEXT
 
     job = Job(
-        model, chosen, sparsity, calibration or CALIBRATION_TEXT, windows, accept_windows, length, batch,
+        model, chosen, target, calibration or CALIBRATION_TEXT, windows, accept_windows, length, batch,
         seed, include or [], exclude or [], dtype, device,
     )  # fmt: skip
     begun = time.perf_counter()
     with Live(notes()) as live:
         found = run(job, live)
-    report = _report(found, chosen, sparsity) | {"seconds": time.perf_counter() - begun}
+    report = _report(found, chosen, target) | {"seconds": time.perf_counter() - begun}
     if output is not None:
-        output.write_text(_rates_file(found, sparsity), encoding="utf-8")
+        output.write_text(_rates_file(found, target), encoding="utf-8")
         if found.rows or found.values:
             notes().print("the file has the layers' rates; rates of rows and quantised weights come with "
                           "prune --allocation besa", soft_wrap=True)  # fmt: skip
@@ -82,12 +91,15 @@ def allocate(
 
 def _settings(method: str, given: dict[str, Any]) -> AllocationSettings:
     """The allocation's settings, `allocation.` before their names or not."""
+    from qubo_prune.allocation_settings import RULES
     from qubo_prune.recipe import Recipe
 
     named: dict[str, Any] = {key.removeprefix("allocation."): value for key, value in given.items()}
     data: dict[str, Any] = {"method": method}
     if Path(method).is_file():
         data = {"method": "given", "file": method}
+    elif method not in (*RULES, "given"):
+        raise InputError(f"--method {method!r}: no such file, and none of {', '.join(RULES)}")
     nested = {key: value for key, value in named.items() if "." not in key}
     overrides = {f"allocation.{key}": value for key, value in named.items() if "." in key}
     return Recipe.parse(

@@ -12,7 +12,16 @@ import typer
 from rich.table import Table
 
 from qubo_prune.cli.live import Live
-from qubo_prune.cli.output import assignments, guarded, notes, number, print_json, results, write_json
+from qubo_prune.cli.output import (
+    assignments,
+    check_file,
+    guarded,
+    notes,
+    number,
+    print_json,
+    results,
+    write_json,
+)
 from qubo_prune.errors import InputError
 
 if TYPE_CHECKING:
@@ -103,9 +112,9 @@ def _files(output: list[Path], plot: Path | None) -> list[Path]:
     for file in output:
         if file.suffix not in (".json", ".csv"):
             raise InputError(f"--output {str(file)!r}: the name must end in .json or .csv")
-    for file in [*output, *([] if plot is None else [plot])]:
-        if not file.absolute().parent.is_dir():
-            raise InputError(f"{str(file)!r}: there is no folder {str(file.absolute().parent)!r}")
+    for file in output:
+        check_file(file)
+    check_file(plot, "--plot")
     if plot is not None:
         from qubo_prune.report.spectra import check_plot
 

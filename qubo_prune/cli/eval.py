@@ -24,7 +24,7 @@ import typer
 from rich.table import Table
 
 from qubo_prune.cli.live import Live
-from qubo_prune.cli.output import guarded, notes, number, print_json, results, write_json
+from qubo_prune.cli.output import check_file, guarded, notes, number, print_json, results, write_json
 from qubo_prune.errors import InputError
 
 if TYPE_CHECKING:
@@ -74,8 +74,7 @@ def evaluate(
     from qubo_prune.zeroshot import Subset, prepare, run_tasks
 
     begun = time.perf_counter()
-    if output is not None and not output.absolute().parent.is_dir():
-        raise InputError(f"--output {str(output)!r}: there is no folder {str(output.absolute().parent)!r}")
+    check_file(output)
     if dense is not None and not windows:
         raise InputError("--dense with --windows 0: the KL is measured on the text's windows; ask for some")
     if tasks is None and (limit is not None or sample_seed is not None):
@@ -90,6 +89,8 @@ def evaluate(
         live.phase("load model")
         loaded = load_model(model, dtype=dtype, device=device)
         loaded.needed_tokenizer("evaluate")
+        if windows:
+            loaded.check_length(length, "--length")
         density = _density(loaded, masks)
         found = None
         if windows:

@@ -40,6 +40,18 @@ def write_json(value: Any, path: Path) -> None:
     path.write_text(json.dumps(plain(value), allow_nan=False, indent=1) + "\n", encoding="utf-8")
 
 
+def check_file(path: Path | None, option: str = "--output") -> None:
+    """InputError where a result could not be written to this file in the end; None is no file."""
+    if path is None:
+        return
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{option} {str(path)!r}: there is no folder {str(path.absolute().parent)!r}")
+    if path.is_dir():
+        raise InputError(
+            f"{option} {str(path)!r} is a folder: name a file to write, as {str(path / 'out')!r}"
+        )
+
+
 def plain(value: Any) -> Any:
     """The value in JSON's own types: arrays as lists, their scalars as numbers, NaN and infinity as None."""
     if isinstance(value, dict):

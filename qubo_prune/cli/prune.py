@@ -28,7 +28,10 @@ def prune(
     sparsity: Annotated[float | None, typer.Option(help="Share of the layers' weights to prune.")] = None,
     allocation: Annotated[
         str | None,
-        typer.Option(help="Layer rates: uniform, alphapruning, owl, fisher, besa, or a file of them."),
+        typer.Option(
+            help="Layer rates: uniform, alphapruning, owl, fisher, besa, or a file of them (its "
+            "sparsity is taken too, unless --sparsity is given)."
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Chooses windows, samples and the solver's path.")] = None,
     solver: Annotated[
@@ -67,8 +70,9 @@ def prune(
         "sparsity": sparsity, "seed": seed, "refine.steps": steps, "refine.time_limit": time_limit,
     }  # fmt: skip
     given = {key: value for key, value in overrides.items() if value is not None}
-    _check_refines(recipe, given)
-    chosen = load_recipe(recipe, solver, given | assignments(settings or []), allocation)
+    given |= assignments(settings or [])
+    _check_refines(recipe, solver, given)
+    chosen = load_recipe(recipe, solver, given, allocation)
     if show_recipe:
         typer.echo(chosen.to_yaml(), nl=False)
         return
@@ -93,7 +97,8 @@ def prune(
         report = run(job, live)
     if report["stopped"] == "interrupted":
         notes().print(
-            f"interrupted: the model {_whereabouts(report)} is that of the last accepted mask", soft_wrap=True
+            f"interrupted: the model {_whereabouts(report)} has the masks and values accepted until then",
+            soft_wrap=True,
         )
     if as_json:
         print_json(report)
@@ -101,28 +106,33 @@ def prune(
         _show(report)
 
 
-def _check_refines(recipe: str, given: dict[str, Any]) -> None:
-    """InputError where a limit on the refinement would bring one into a recipe that has none."""
+def _check_refines(recipe: str, solver: str | None, given: dict[str, Any]) -> None:
+    """InputError where a setting of the refinement would bring one into a recipe that has none."""
     from qubo_prune.recipe import Recipe
 
-    if "refine.time_limit" not in given or "refine.steps" in given:
+    about = [name for name in given if name.startswith("refine.")] + ([] if solver is None else ["--solver"])
+    if not about or "refine.steps" in given or (own := Recipe.load(recipe)).refine is not None:
         return
-    own = Recipe.load(recipe)
-    if own.refine is None:
-        refit = "" if own.refit is None else "set refit.time_limit (--set), or "
-        raise InputError(f"recipe {recipe!r} has no refinement to limit: {refit}add one by --steps")
+    refit = "set refit.time_limit (--set), or " if "refine.time_limit" in about and own.refit else ""
+    raise InputError(f"{about[0]}: recipe {recipe!r} has no refinement: {refit}add one by --steps")
 
 
 def load_recipe(
     name: str, solver: str | None, overrides: dict[str, Any], allocation: str | None = None
 ) -> Recipe:
     """The recipe with its overrides; another solver or allocation than the recipe's comes without the options
-    of that one."""
+    of that one, and a file of rates with its sparsity, unless another is given."""
+    from qubo_prune.allocation_settings import RULES
     from qubo_prune.recipe import Recipe
+    from qubo_prune.recipe_files import sparsity_in
 
     if allocation is not None:
         if Path(allocation).is_file():
             overrides = {"allocation": {"method": "given", "file": allocation}} | overrides
+            if "sparsity" not in overrides and (share := sparsity_in(allocation)) is not None:
+                overrides["sparsity"] = share
+        elif allocation not in RULES:
+            raise InputError(f"--allocation {allocation!r}: no such file, and none of {', '.join(RULES)}")
         elif Recipe.load(name).allocation.method != allocation:
             overrides = {"allocation": {"method": allocation}} | overrides
     if solver is not None:
@@ -146,10 +156,11 @@ def _show(report: dict[str, Any]) -> None:
     for column in ("perplexity", "KL to dense", "density", "swaps"):
         table.add_column(column, justify="right")
     perplexity, kl, density = report["perplexity"], report["kl"], report["density"]["total"]
+    refines = report["recipe"]["refine"] is not None
     rows = (
         ("dense", 0.0, 1.0, None),
         ("initial", kl["initial"], density, 0),
-        ("refined", kl["refined"], density, report["swaps"]),
+        *([("refined", kl["refined"], density, report["swaps"])] if refines else []),
         *((name, kl[name], density, None) for name in kl if name not in ("initial", "refined")),
     )
     for name, distance, share, swaps in rows:

@@ -101,6 +101,11 @@ def _prepare(job: Job, live: Live) -> tuple[LoadedModel, Calibration, Tensor | N
     live.phase("load model")
     loaded = load_model(job.model, dtype=job.dtype, device=job.device)
     tokenizer = loaded.needed_tokenizer("prune it")
+    lengths = job.recipe.calibration
+    for setting in ("length", "accept_length", "report_length"):
+        loaded.check_length(getattr(lengths, setting), f"calibration.{setting}")
+    if job.eval_windows:
+        loaded.check_length(job.eval_length, "--eval-length")
     live.phase("tokenise")
     tokens = tokenise(tokenizer, text)
     calibration = ranges(tokens, job.recipe)

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qubo_prune.cli.live import Live
-from qubo_prune.cli.output import assignments, guarded, notes, number, print_json, results, write_json
+from qubo_prune.cli.output import (
+    assignments,
+    check_file,
+    guarded,
+    notes,
+    number,
+    print_json,
+    results,
+    write_json,
+)
 from qubo_prune.errors import InputError
 
 if TYPE_CHECKING:
@@ -55,8 +64,7 @@ def solve(
     import qubo_solvers
     from qubo_solvers import formats
 
-    if output is not None and not output.absolute().parent.is_dir():
-        raise InputError(f"--output {str(output)!r}: there is no folder {str(output.absolute().parent)!r}")
+    check_file(output)
     problem = formats.read(file, format)
     start = None if initial is None else _assignment(initial)
     options = assignments(settings or [])

@@ -43,8 +43,8 @@ def test_overrides() -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"allocation": "besst"}, r"allocation: .*'besst'.*'uniform', 'alphapruning'"),
-        ({"allocation": {"epsilon": 0.2}}, r"allocation\.epsilon: Extra inputs"),
+        ({"allocation": "besst"}, r"allocation: no such method: there are uniform, .*'besst'"),
+        ({"allocation": {"epsilon": 0.2}}, r"allocation\.epsilon: there is no such setting"),
         ({"allocation": {"method": "alphapruning", "epsilon": 1.1}}, r"allocation\.epsilon: .*got 1\.1"),
         ({"allocation": {"method": "alphapruning", "metric": "size"}}, r"allocation\.metric: .*'alpha'"),
         ({"allocation": {"method": "alphapruning", "ceiling": 1}}, r"allocation\.ceiling"),

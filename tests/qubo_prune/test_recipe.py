@@ -8,8 +8,10 @@ from pydantic import ValidationError
 
 from qubo_prune.allocation_settings import AlphaPruning, Fisher, Owl
 from qubo_prune.errors import InputError
+from qubo_prune.icbs_settings import Icbs
 from qubo_prune.recipe import Recipe
 from qubo_prune.recipe_files import builtin_recipes
+from qubo_prune.recipe_parts import Initial
 
 
 def write(folder: Path, text: str) -> str:
@@ -82,7 +84,7 @@ def test_overrides() -> None:
         ({"sparsity": 1.0}, r"sparsity: .*less than 1 \(got 1.0\)"),
         ({"sparsity": float("nan")}, "sparsity"),
         ({"sparsity": "half"}, r"sparsity: .*got 'half'"),
-        ({"sparsty": 0.5}, r"sparsty: .*not permitted"),
+        ({"sparsty": 0.5}, r"sparsty: there is no such setting; did you mean sparsity"),
         ({"objective": "loss"}, "objective: .*'kl' or 'cross_entropy'"),
         ({"initial": {"method": "best"}}, "initial.method: .*'wanda'"),
         ({"initial": {"granularity": "row"}}, "initial.granularity"),
@@ -187,3 +189,22 @@ def test_a_file_may_name_the_allocation_alone(tmp_path: Path) -> None:
     assert Recipe.load(str(file)).allocation == Fisher()
     assert Recipe.load(str(file), {"allocation.strength": 0.5}).allocation == Fisher(strength=0.5)
     assert Recipe.load(str(file), {"allocation.method": "owl"}).allocation == Owl()
+
+
+def test_rows_of_the_first_mask_stay_rows() -> None:
+    rows = {"initial": {"granularity": "output"}}
+    refine = Recipe.parse(rows).refine
+    assert refine is not None
+    assert refine.budget == "row"
+    assert (Recipe.parse(rows | {"refine": {"budget": "layer"}}).refine or refine).budget == "layer"
+    assert (Recipe.parse({}).refine or refine).budget == "layer"
+    mine = Icbs()
+    assert (Recipe(initial=Initial(granularity="output"), refine=mine).refine or mine).budget == "row"
+    assert mine.budget == "layer"
+
+
+def test_a_pattern_on_top_brings_its_sparsity() -> None:
+    assert Recipe.load("default", {"pattern": "1:4"}).sparsity == 0.75
+    assert Recipe.load("default", {"pattern": 124}).sparsity == 0.5  # what YAML makes of 2:4
+    with pytest.raises(InputError, match="set sparsity to that"):
+        Recipe.load("default", {"pattern": "1:4", "sparsity": 0.5})

@@ -49,8 +49,11 @@ def test_prune_reads_the_rates(invoke: Invoke, world: Any, tmp_path: Path) -> No
     again = invoke(*arguments(world, str(file), "--sparsity", 0.6, "--json"))
     counts = {name: row["pruned"] for name, row in json.loads(again.stdout)["layers"].items()}
     assert yaml.safe_load(file.read_text())["rates"].keys() == counts.keys()
-    result = invoke(*world.prune("--allocation", file, "--sparsity", 0.6, "--steps", 0, "--json"))
-    assert json.loads(result.stdout)["allocation"]["counts"] == counts
+    for share in (("--sparsity", 0.6), ()):  # the file has its sparsity too
+        result = invoke(*world.prune("--allocation", file, *share, "--steps", 0, "--json"))
+        assert json.loads(result.stdout)["allocation"]["counts"] == counts
+    again = invoke(*arguments(world, str(file), "--json"))
+    assert json.loads(again.stdout)["target"] == 0.6
 
 
 def test_patterns_go_through_files(invoke: Invoke, world: Any, tmp_path: Path) -> None:
@@ -130,7 +133,7 @@ def test_prune_says_what_grids_weights_are_on(invoke: Invoke, world: Any) -> Non
 
 
 def test_refusals(refuses: Callable[..., str], world: Any, tmp_path: Path) -> None:
-    assert "allocation: Input tag 'best'" in refuses(*arguments(world, "best"))
+    assert "--method 'best': no such file, and none of uniform" in refuses(*arguments(world, "best"))
     assert "allocation.steps" in refuses(*arguments(world, "besa", "--set", "steps=-1"))
     assert "'steps' is not a group" in refuses(
         *arguments(world, "besa", "--set", "steps=1", "--set", "steps.x=1")

@@ -36,7 +36,7 @@ def test_during_the_refinement(world: Any, tmp_path: Path) -> None:
     endless = ["--steps", "1000000", "--set", "refine.accept=always", "--set", "refine.tabu_steps=0"]
     code, stdout, stderr = interrupt_at("step 3 of", world.prune(*endless, "--output", out, "--json"))
     assert code == 0, stderr
-    assert f"interrupted: the model saved in {out} is that of the last accepted mask" in stderr
+    assert f"interrupted: the model saved in {out} has the masks and values accepted until then" in stderr
     report = json.loads(stdout)
     assert report["stopped"] == "interrupted"
     assert 3 <= len(report["curve"]) < 1000

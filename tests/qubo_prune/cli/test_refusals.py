@@ -30,7 +30,15 @@ def test_sparsity_of_no_weight(refuses: Refuses, world: Any) -> None:
     ("setting", "message"),
     [
         ("refine.windows=0", "refine.windows: Input should be greater than or equal to 1"),
-        ("refine.widows=4", "refine.widows: Extra inputs are not permitted"),
+        ("refine.widows=4", "refine.widows: there is no such setting; did you mean windows"),
+        ("foo=4", "foo: there is no such setting; there are sparsity, pattern, seed"),
+        ("refit=true", "refit: this is a group of settings: give some of epochs, own,"),
+        (
+            "allocation.method=foo",
+            "no such method: there are uniform, alphapruning, owl, fisher, besa, given",
+        ),
+        ("seed=-1", "seed: Input should be greater than or equal to 0"),
+        ("calibration.report_length=4096", "has 128 positions, use at most these"),
         ("seed.x=4", "cannot set 'seed.x'"),
         ("include=['*.nothing']", "pattern '*.nothing' matches no linear layer"),
         ("refine.candidates.block_pruned=2", "block_pruned: Input should be less than 1"),
@@ -143,4 +151,36 @@ def test_debugging_shows_the_traceback(
 
 def test_a_time_limit_for_a_refinement_that_is_not_there(refuses: Refuses) -> None:
     told = refuses("prune", "--recipe", "fast", "--time-limit", 60, "--show-recipe")
-    assert "recipe 'fast' has no refinement to limit: set refit.time_limit" in told
+    assert "recipe 'fast' has no refinement: set refit.time_limit (--set), or add one by --steps" in told
+
+
+@pytest.mark.parametrize("more", [("--solver", "tabu"), ("--set", "refine.windows=3")])
+def test_settings_of_a_refinement_that_is_not_there(refuses: Refuses, more: tuple[str, str]) -> None:
+    told = refuses("prune", "--recipe", "fast", *more, "--show-recipe")
+    assert "recipe 'fast' has no refinement: add one by --steps" in told
+
+
+def test_rates_that_are_neither_a_file_nor_a_method(refuses: Refuses, world: Any) -> None:
+    told = "no such file, and none of uniform, alphapruning, owl, fisher, besa"
+    assert told in refuses(*world.prune("--allocation", "missing.yaml"))
+    assert told in refuses("allocate", world.model, "--method", "missing.yaml")
+
+
+def test_results_that_could_not_be_written(refuses: Refuses, world: Any, tmp_path: Path) -> None:
+    for command in ("allocate", "eval"):
+        assert "is a folder: name a file to write" in refuses(command, world.model, "--output", tmp_path)
+        assert "there is no folder" in refuses(command, world.model, "--output", tmp_path / "no" / "file")
+
+
+def test_windows_longer_than_the_model_has_positions(refuses: Refuses, world: Any) -> None:
+    message = "has 128 positions, use at most these"
+    assert message in refuses("eval", world.model, "--text", world.evaluation, "--length", 129)
+    assert message in refuses(*world.prune("--eval-length", 129))
+
+
+def test_a_file_that_was_cut_short(refuses: Refuses, world: Any, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(world.model, broken)
+    (file,) = broken.glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-100])
+    assert "cut short or broken: copy or download it again" in refuses("eval", broken)
