@@ -89,9 +89,9 @@ def evaluate(
         live.phase("load model")
         loaded = load_model(model, dtype=dtype, device=device)
         loaded.needed_tokenizer("evaluate")
+        density = _density(loaded, masks)
         if windows:
             loaded.check_length(length, "--length")
-        density = _density(loaded, masks)
         found = None
         if windows:
             tokens = tokenise(loaded.tokenizer, words)
