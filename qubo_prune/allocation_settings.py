@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from qubo_prune.errors import InputError
 from qubo_prune.settings import Part
 
 MetricName = Literal["alpha", "alpha_hat", "stable_rank", "entropy", "spectral_norm", "frobenius_norm"]
@@ -213,6 +215,15 @@ AllocationSettings = Annotated[
 alone."""
 RULES = ("uniform", "alphapruning", "owl", "fisher", "besa")
 """Methods that need no rates of the user's."""
+
+
+def named_rule(name: str, option: str) -> dict[str, str]:
+    """The `allocation` that a command's option names: a file of rates, or a method. InputError: neither."""
+    if Path(name).is_file():
+        return {"method": "given", "file": name}
+    if name not in (*RULES, "given"):
+        raise InputError(f"{option} {name!r}: no such file, and none of {', '.join(RULES)}")
+    return {"method": name}
 
 
 def group_of(settings: AllocationSettings) -> int | None:

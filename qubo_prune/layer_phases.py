@@ -70,11 +70,8 @@ def masks_and_values(
         damping = gradual.DAMPING if first.damping is None else first.damping
         scales: dict[str, Tensor] = {}
         if evidence.diagonal is not None and first.by_output:
-            norms = {name: evidence.diagonal.output_norm(name) for name in state.layers}
-            # a layer that none of the Fisher's windows reached (an expert) has no scale: its rows count alike
-            scales = {
-                n: fisher.row_scale(norm, first.output_power) for n, norm in norms.items() if norm.any()
-            }
+            found, power = evidence.diagonal, first.output_power
+            scales = {name: fisher.row_scale(found.output_norm(name), power) for name in state.layers}
         method = Gradual(
             allocation.counts,
             granularity,

@@ -91,20 +91,14 @@ def allocate(
 
 def _settings(method: str, given: dict[str, Any]) -> AllocationSettings:
     """The allocation's settings, `allocation.` before their names or not."""
-    from qubo_prune.allocation_settings import RULES
+    from qubo_prune.allocation_settings import named_rule
     from qubo_prune.recipe import Recipe
 
     named: dict[str, Any] = {key.removeprefix("allocation."): value for key, value in given.items()}
-    data: dict[str, Any] = {"method": method}
-    if Path(method).is_file():
-        data = {"method": "given", "file": method}
-    elif method not in (*RULES, "given"):
-        raise InputError(f"--method {method!r}: no such file, and none of {', '.join(RULES)}")
     nested = {key: value for key, value in named.items() if "." not in key}
     overrides = {f"allocation.{key}": value for key, value in named.items() if "." in key}
-    return Recipe.parse(
-        _with({"allocation": data | nested, "refine": None}, overrides), "--method and --set"
-    ).allocation
+    data = {"allocation": named_rule(method, "--method") | nested, "refine": None}
+    return Recipe.parse(_with(data, overrides), "--method and --set").allocation
 
 
 def _with(data: dict[str, Any], dotted: dict[str, Any]) -> dict[str, Any]:

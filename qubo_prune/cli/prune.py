@@ -11,7 +11,7 @@ from rich.table import Table
 from qubo_prune.cli.live import Live
 from qubo_prune.cli.output import assignments, guarded, notes, number, print_json, results
 from qubo_prune.errors import InputError
-from qubo_prune.recipe_files import builtin_recipes
+from qubo_prune.recipe_files import builtin_recipes, sparsity_in
 
 if TYPE_CHECKING:
     from qubo_prune.recipe import Recipe
@@ -122,19 +122,15 @@ def load_recipe(
 ) -> Recipe:
     """The recipe with its overrides; another solver or allocation than the recipe's comes without the options
     of that one, and a file of rates with its sparsity, unless another is given."""
-    from qubo_prune.allocation_settings import RULES
+    from qubo_prune.allocation_settings import named_rule
     from qubo_prune.recipe import Recipe
-    from qubo_prune.recipe_files import sparsity_in
 
     if allocation is not None:
-        if Path(allocation).is_file():
-            overrides = {"allocation": {"method": "given", "file": allocation}} | overrides
-            if "sparsity" not in overrides and (share := sparsity_in(allocation)) is not None:
-                overrides["sparsity"] = share
-        elif allocation not in RULES:
-            raise InputError(f"--allocation {allocation!r}: no such file, and none of {', '.join(RULES)}")
-        elif Recipe.load(name).allocation.method != allocation:
-            overrides = {"allocation": {"method": allocation}} | overrides
+        rule = named_rule(allocation, "--allocation")
+        if "file" in rule or Recipe.load(name).allocation.method != allocation:
+            overrides = {"allocation": rule} | overrides
+        if "file" in rule and "sparsity" not in overrides and (share := sparsity_in(allocation)) is not None:
+            overrides["sparsity"] = share
     if solver is not None:
         before = Recipe.load(name).refine
         if before is None or before.solver.name != solver:

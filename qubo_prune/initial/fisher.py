@@ -1,5 +1,6 @@
 """Fisher: a weight counts by its size, the size of its input, and how the loss answers to its output."""
 
+import torch
 from torch import Tensor
 
 from qubo_prune.layers import Layer
@@ -20,8 +21,6 @@ def scores(layer: Layer, input_norm: Tensor, output_norm: Tensor, power: float =
     of the windows needed).
     """
     weight = layer.weight.float().abs() * input_norm.to(layer.weight.device)
-    if not output_norm.any():
-        return weight
     return weight.mul_(row_scale(output_norm, power).to(layer.weight.device)[:, None])
 
 
@@ -30,7 +29,10 @@ def row_scale(output_norm: Tensor, power: float = 1.0) -> Tensor:
 
     Departure from the Fisher: a saturated output has no gradient, but pruned down to nothing it is saturated
     no longer. The queries of an attention head that rests on the first token are such; without the floor all
-    of them go first, and their layer alone may cost more than all others together.
+    of them go first, and their layer alone may cost more than all others together. Where no gradient reached
+    any output (an expert that none of the windows needed) all rows count alike: 1 each.
     """
+    if not output_norm.any():
+        return torch.ones_like(output_norm)
     square = output_norm.square()
     return (square + FLOOR**2 * square.mean()).pow(power / 2)

@@ -150,3 +150,9 @@ def test_refusals(refuses: Callable[..., str], world: Any, tmp_path: Path) -> No
     assert "no whole number of 8 weights" in refuses(
         *arguments(world, "alphapruning", "--set", "group=8", "--set", "floor=0.6", "--set", "ceiling=0.62")
     )
+
+
+def test_prune_takes_rates_by_settings(invoke: Invoke) -> None:
+    rates = ("--allocation", "given", "--set", "allocation.rates={'*': 0.5}")
+    shown = invoke("prune", *rates, "--show-recipe").stdout
+    assert yaml.safe_load(shown)["allocation"]["rates"] == {"*": 0.5}
