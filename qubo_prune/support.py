@@ -33,29 +33,33 @@ def conjugate_gradients(
     for first in range(0, len(mask), chunk):
         rows = slice(first, first + chunk)
         support = mask[rows].float()
-        b = rhs[rows].float() * support
-        z = torch.zeros_like(b) if start is None else start[rows].float() * support
-        residual = b - (z @ gram + ridge * z) * support
-        limit = (tolerance * b.norm(dim=1)).square()
+        z = answer[rows]
+        residual = rhs[rows].float() * support
+        limit = (tolerance * residual.norm(dim=1)).square()
+        image = torch.empty_like(residual)
+        if start is not None:
+            torch.mul(start[rows].float(), support, out=z)
+            torch.mm(z, gram, out=image)
+            residual.sub_(image.add_(z, alpha=ridge).mul_(support))
         scaled = residual * inverse
-        direction = scaled
+        direction = scaled.clone()
         slope = (residual * scaled).sum(1)
         for _ in range(iterations):
-            active = residual.square().sum(1) > limit
+            active = residual.norm(dim=1).square() > limit
             if not bool(active.any()):
                 break
-            image = (direction @ gram + ridge * direction) * support
-            curvature = (direction * image).sum(1)
+            torch.mm(direction, gram, out=image)
+            image.add_(direction, alpha=ridge).mul_(support)
+            curvature = torch.mul(direction, image, out=scaled).sum(1)
             active &= curvature > 0
             step = torch.where(active, slope / curvature, 0.0)[:, None]
-            z = z + step * direction
-            residual = residual - step * image
-            scaled = residual * inverse
-            following = (residual * scaled).sum(1)
+            z.addcmul_(step, direction)
+            residual.addcmul_(step, image, value=-1)
+            torch.mul(residual, inverse, out=scaled)
+            following = torch.mul(residual, scaled, out=image).sum(1)
             turn = torch.where(active & (slope > 0), following / slope, 0.0)[:, None]
-            direction = scaled + turn * direction
+            direction.mul_(turn).add_(scaled)
             slope = following
-        answer[rows] = z
     return answer
 
 

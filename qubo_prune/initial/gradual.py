@@ -84,8 +84,12 @@ def gradual(
     if row_counts is not None:
         row_counts = check_rows(row_counts, weight, name, n_prune)
     grams = [matrix.float() for matrix in ([gram] if isinstance(gram, Tensor) else gram)]
-    drifts = [drift] * len(grams) if drift is None or isinstance(drift, Tensor) else list(drift)
     groups = groups or [slice(0, out)]
+    drifts = [drift] * len(grams) if drift is None or isinstance(drift, Tensor) else list(drift)
+    constants: list[Tensor | float] = [
+        0.0 if moved is None else weight[rows].float() @ moved.t().float()
+        for rows, moved in zip(groups, drifts, strict=True)
+    ]
     scale = torch.empty(out, inputs, device=weight.device)
     raised = damping
     for rows, matrix in zip(groups, grams, strict=True):
@@ -108,14 +112,13 @@ def gradual(
         values.masked_fill_(~mask, 0)
         if bool(mask.all()):
             continue
-        for rows, matrix, moved in zip(groups, grams, drifts, strict=True):
-            gone = original[rows].masked_fill(mask[rows], 0)
-            kept = original[rows] - gone
-            rhs = gone @ matrix if moved is None else gone @ matrix + original[rows] @ moved.t().float()
-            values[rows] = kept + conjugate_gradients(
-                matrix, mask[rows], rhs, damping * float(matrix.diagonal().mean()), values[rows] - kept,
-                iterations=iterations, tolerance=1e-4,
-            )  # fmt: skip
+        for rows, matrix, constant in zip(groups, grams, constants, strict=True):
+            ridge = damping * float(matrix.diagonal().mean())
+            gap = original[rows] - values[rows]
+            slope = gap @ matrix + constant + ridge * gap
+            values[rows] += conjugate_gradients(
+                matrix, mask[rows], slope, ridge, iterations=iterations, tolerance=1e-4
+            )
     return Sparse(values, mask, raised)
 
 
