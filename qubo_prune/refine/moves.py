@@ -22,6 +22,9 @@ class Moves(Protocol):
     def value(self, name: str) -> Tensor:
         """(out, in) float32 values as they are now; what is off the mask is not read."""
 
+    def write(self, name: str, weight: Tensor) -> None:
+        """The values as they are now into a weight (out, in), 0 off the mask."""
+
 
 class Free:
     """Each value for itself, from the given ones (out, in) float32, which it changes."""
@@ -35,6 +38,9 @@ class Free:
 
     def value(self, name: str) -> Tensor:
         return self._values[name]
+
+    def write(self, name: str, weight: Tensor) -> None:
+        weight.copy_(self._values[name])
 
 
 class LowRank:
@@ -66,3 +72,11 @@ class LowRank:
 
     def value(self, name: str) -> Tensor:
         return self._values[name] + (self._left[name] @ self._right[name]).mul_(self._masks[name])
+
+    def write(self, name: str, weight: Tensor) -> None:
+        values, left, right = self._values[name], self._left[name], self._right[name]
+        if weight.dtype == values.dtype and weight.is_contiguous():
+            torch.addmm(values, left, right, out=weight)  # one pass over the weights instead of four
+        else:
+            weight.copy_(torch.addmm(values, left, right))
+        weight.masked_fill_(~self._masks[name], 0)

@@ -32,6 +32,9 @@ BETAS = (0.9, 0.95)
 ANSWER_BYTES = 2 << 30
 """The dense model's answers are kept over passes as far as they fit here; the others are computed again."""
 
+AHEAD_BYTES = 1 << 28
+"""As much of the dense model's answers is computed at a time: its weights then come once in several steps."""
+
 
 @dataclass(frozen=True)
 class RefitRecord:
@@ -72,12 +75,14 @@ def refit(
     taken. With `recipe.rank` the values of a layer move by a product of that rank, see `moves.LowRank`.
 
     on_step is told (done, of). Memory: five float32 numbers a weight (value, gradient, two moments, best
-    value; with a rank two), and over several passes the dense model's answers, up to ANSWER_BYTES. On Ctrl-C
-    the best values so far are taken and `stopped` is "interrupted"; on an error the values are those before.
+    value; with a rank two), and answers of the dense model, up to AHEAD_BYTES, over several passes up to
+    ANSWER_BYTES. On Ctrl-C the best values so far are taken and `stopped` is "interrupted"; on an error the
+    values are those before.
     """
     parts = list(rebatched(batches, recipe.batch))
-    teacher = _Teacher(state, objective, parts, keeps=recipe.epochs > 1)
-    steps = recipe.epochs * len(parts)
+    order = list(_order(len(parts), recipe.epochs, seed))
+    teacher = _Teacher(state, objective, parts, order)
+    steps = len(order)
     every = max(1, len(parts) // recipe.checks)
     found = Refitted()
     fit = _Fit(state, recipe.rank, seed)
@@ -103,7 +108,7 @@ def refit(
         if accept:
             best = found.loss_before = found.loss_after = mean_value(state.model, accept, objective)
         idle = 0
-        for step, index in enumerate(_order(len(parts), recipe.epochs, seed)):
+        for step, index in enumerate(order):
             elapsed = time.perf_counter() - started
             share = max(step / steps, elapsed / (recipe.time_limit or math.inf))
             if share >= 1:
@@ -111,7 +116,7 @@ def refit(
                 if losses:
                     check(step)
                 break
-            answer = teacher(index, fit)
+            answer = teacher(step, fit)
             losses.append(fit.step(objective, parts[index], answer, recipe.learning_rate * _schedule(share)))
             if on_step is not None:
                 on_step(step + 1, steps)
@@ -152,9 +157,10 @@ class _Fit:
                 return loss
 
             def take(name: str, inputs: list[Tensor], grads: list[Tensor]) -> None:
-                total = sum(_product(x, g) for x, g in zip(inputs, grads, strict=True))
-                assert isinstance(total, Tensor)
-                self._moves.take(name, total.div_(samples).mul_(state.masks[name]))
+                total = _product(inputs[0], grads[0])
+                for x, g in zip(inputs[1:], grads[1:], strict=True):
+                    total += _product(x, g)
+                self._moves.take(name, total.mul_(state.masks[name]).div_(samples))
 
             tape.backward(signals.output, signals.loss, take, samples)
         for group in self._optimiser.param_groups:
@@ -167,7 +173,7 @@ class _Fit:
     def write(self) -> None:
         """The values as they are now into the model."""
         for name, layer in self._state.layers.items():
-            layer.weight.copy_(self._moves.value(name))
+            self._moves.write(name, layer.weight)
 
     def remember(self) -> None:
         """These are the best so far; all or nothing on Ctrl-C."""
@@ -187,24 +193,40 @@ class _Fit:
 
 
 class _Teacher:
-    """The dense model's answers to the parts, kept (where asked) as far as they fit."""
+    """The dense model's answers, computed some steps ahead and kept for later passes as far as they fit."""
 
-    def __init__(self, state: PruneState, objective: Objective, parts: Sequence[Batch], keeps: bool) -> None:
-        self._state, self._objective, self._parts = state, objective, parts
-        self._room = ANSWER_BYTES if keeps else -1
-        self._kept: dict[int, Tensor | None] = {}
+    def __init__(
+        self, state: PruneState, objective: Objective, parts: Sequence[Batch], order: Sequence[int]
+    ) -> None:
+        self._state, self._objective, self._parts, self._order = state, objective, parts, order
+        self._known: dict[int, Tensor | None] = {}
+        self._size = AHEAD_BYTES  # of an answer: the first call says it
 
-    def __call__(self, index: int, fit: _Fit) -> Tensor | None:
-        if index in self._kept:
-            return self._kept[index]
-        ((_, answer),) = teach(self._state, self._objective, [self._parts[index]])
-        size = 0 if answer is None else answer.numel() * answer.element_size()
-        if size <= self._room:
-            self._kept[index] = answer
-            self._room -= size
-        if self._objective.needs_teacher:
-            fit.write()  # the state put the values before back
+    def __call__(self, step: int, fit: _Fit) -> Tensor | None:
+        """The answer to a step's part, None where there is no teacher; the values of `fit` stay in place."""
+        index = self._order[step]
+        if index not in self._known:
+            ahead = self._ahead(step)
+            pairs = teach(self._state, self._objective, [self._parts[i] for i in ahead])
+            self._known |= {i: answer for i, (_, answer) in zip(ahead, pairs, strict=True)}
+            if self._objective.needs_teacher:
+                fit.write()  # the state put the values before back
+        answer = self._known[index]
+        self._size = 0 if answer is None else answer.numel() * answer.element_size()
+        again = index in self._order[step + 1 :]
+        if not again or len(self._known) * self._size > ANSWER_BYTES:
+            del self._known[index]
         return answer
+
+    def _ahead(self, step: int) -> list[int]:
+        """The parts of this step and of those that follow at once, none that is known, as many as fit."""
+        most = max(1, AHEAD_BYTES // max(1, self._size))
+        found: list[int] = []
+        for index in self._order[step : step + most]:
+            if index in self._known or index in found:
+                break
+            found.append(index)
+        return found
 
 
 def _product(x: Tensor, g: Tensor) -> Tensor:

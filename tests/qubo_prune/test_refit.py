@@ -309,3 +309,29 @@ def test_figures_of_two_ways_to_values() -> None:
     assert report.figures["accept_refined"] is None
     assert report.figures["accept_refit"] is not None
     assert report.refit_stopped == report.to_dict()["refit_stopped"] == "steps"
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+@pytest.mark.parametrize("room", [0, 1 << 30])
+def test_answers_ahead_change_nothing(monkeypatch: pytest.MonkeyPatch, epochs: int, room: int) -> None:
+    """However many steps ahead the dense model is asked, and however many answers are kept."""
+    module = "qubo_prune.refine.refit"
+    asked: list[int] = []
+
+    def counted(state: PruneState, objective: Any, batches: Any) -> Any:
+        asked.append(len(batches))
+        return teach(state, objective, batches)
+
+    monkeypatch.setattr(f"{module}.teach", counted)
+    monkeypatch.setattr(f"{module}.ANSWER_BYTES", room)
+    weights = []
+    for ahead in (0, 1 << 30):
+        monkeypatch.setattr(f"{module}.AHEAD_BYTES", ahead)
+        asked.clear()
+        state = pruned_state(tiny_llama())
+        refit(state, KLToDense(), list(windows(12).split(2)), [], Refit(epochs=epochs, batch=2, rank=2))
+        weights.append({name: layer.weight.clone() for name, layer in state.layers.items()})
+        again = 1 if room else epochs
+        assert sum(asked) == 6 * again
+        assert len(asked) == (6 * again if not ahead else 1 + again)  # the first call learns the size
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
