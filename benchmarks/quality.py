@@ -42,7 +42,7 @@ from qubo_solvers.bench.run import read_records
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 METHODS = ("magnitude", "wanda", "default")
-OF_THE_RUN = ("plan", "output", "results", "again", "table", "quick")
+OF_THE_RUN = ("plan", "output", "results", "again", "table", "quick", "jobs")
 """Options that do not say which cells there are."""
 QUICK_METHODS = (
     "magnitude",
@@ -78,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
     add("--output", type=Path, help="folder of the records; default: runs/quality, or runs/quality-quick")
     add("--results", type=Path, help="folder of tables and plots; default: benchmarks/results, or --output")
     add("--again", action="store_true", help="run once more what failed")
+    add("--jobs", type=int, default=1, help="cells at once, which share out the threads; seconds then differ")
     add("--table", action="store_true", help="only tables, plots and README of what is recorded there")
     add("--quick", action="store_true", help="a tiny random model and texts of its own")
     return found
@@ -116,6 +117,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     quick = options.quick
+    if options.jobs < 1 or (quick and options.jobs > 1):
+        instead = "leave it out, --quick runs in this process" if quick else "write a number of at least 1"
+        raise InputError(f"--jobs {options.jobs}: {instead}")
     output = options.output or ROOT / "runs" / ("quality-quick" if quick else "quality")
     runs = [options]
     if options.plan is not None:
@@ -141,7 +145,8 @@ def _run(options: argparse.Namespace) -> int:
             live.done(done, len(cells))
 
         try:
-            run_cells(cells, output, isolated=not quick, again=options.again, on_record=on_record)
+            how = {"isolated": not quick, "again": options.again, "jobs": options.jobs}
+            run_cells(cells, output, **how, on_record=on_record)
         except KeyboardInterrupt:
             interrupted = True
             notes().print("interrupted: the same command goes on from here")

@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import signal
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
 from quality_cells import Cell
+from quality_clock import Clock, wanda_pass
 from quality_figures import Record, measures, newest
+from quality_models import keep, kept_folder, load
+from quality_workers import Died, run_apart
 
 from qubo_prune.api import Data, check, prune
-from qubo_prune.calibration import Calibration, TextSource, split_ranges, tokenise
+from qubo_prune.calibration import TextSource, split_ranges, tokenise
 from qubo_prune.cli.output import plain
 from qubo_prune.errors import InputError
 from qubo_prune.evaluate import DenseReference, kl_to_dense, perplexity
-from qubo_prune.initial import Evidence, initial_masks
-from qubo_prune.layers import prunable_layers
-from qubo_prune.models import LoadedModel, load_model
 from qubo_prune.overlap import refuse_overlap
-from qubo_prune.patterns import Pattern
 from qubo_prune.provenance import peak_memory_bytes, provenance
 from qubo_prune.recipe import Recipe
-from qubo_prune.statistics.gram import collect_norms
-from qubo_prune.statistics.tape import frozen
-from qubo_prune.testing import TINY_MODELS, tiny_tokenizer
 from qubo_prune.zeroshot import Subset, prepare, run_tasks
 from qubo_solvers.bench.run import read_records
 
@@ -40,6 +34,7 @@ def run_cells(
     *,
     isolated: bool = True,
     again: bool = False,
+    jobs: int = 1,
     on_record: Callable[[Record], None] | None = None,
 ) -> list[Record]:
     """Run what the folder has no record of yet (`again`: also what gave no figures), or one without the tasks
@@ -48,7 +43,8 @@ def run_cells(
     Records go to folder/records.jsonl, a line each, as soon as a cell is done: a stopped run goes on where it
     was, and of a cell that is stopped nothing is kept. A cell that raises costs its own record only, which
     has the error. isolated: every cell in a process of its own, so that its peak memory is its own, and one
-    that is killed costs only itself; else all in this process.
+    that is killed costs only itself, up to `jobs` at once, with models out of folder/models where these are
+    GGUF files; else all in this process, one after another.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "records.jsonl"
@@ -58,17 +54,24 @@ def run_cells(
     cut = path.is_file() and not path.read_bytes().endswith(b"\n")  # a run was stopped within a line
     with path.open("a", encoding="utf-8") as file:
         file.write("\n" if cut else "")
-        for cell in cells:
-            before = known.get(cell.key)
-            if before is not None and ("perplexity" not in before or cell.zeroshot.within(before)):
-                continue
-            record = plain(_in_own_process(cell) if isolated else run_cell(cell))
-            record |= {"process": "its own" if isolated else "shared"}
+
+        def done(found: Record) -> None:
+            how = {"process": "its own", "jobs": jobs} if isolated else {"process": "shared", "jobs": 1}
+            record = plain(found) | how
             file.write(json.dumps(record, allow_nan=False) + "\n")
             file.flush()
-            known |= newest([record] if before is None else [before, record], _key)
+            before = known.get(record["key"])
+            known.update(newest([record] if before is None else [before, record], _key))
             if on_record is not None:
                 on_record(record)
+
+        for own in _rounds(cells):
+            wanted = [cell for cell in own if _wanted(cell, known.get(cell.key))]
+            if isolated:
+                _run_apart(wanted, folder / "models", jobs, done)
+            else:
+                for cell in wanted:
+                    done(run_cell(cell))
     return [known[cell.key] for cell in cells if cell.key in known]
 
 
@@ -76,55 +79,70 @@ def _key(record: Record) -> str:
     return str(record["key"])
 
 
-def _in_own_process(cell: Cell) -> Record:
-    """The record of a cell that a new process runs; the process never outlives the call."""
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    worker = context.Process(target=_send, args=(cell, sender), daemon=True)
-    worker.start()
-    sender.close()
-    try:
-        record: Record = receiver.recv()
-    except EOFError:
-        worker.join()
-        told = f"its process ended with code {worker.exitcode}, killed for want of memory perhaps"
-        record = _header(cell) | {"error": told}
-    finally:
-        worker.terminate()
-        worker.join()
+def _rounds(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """The cells, those of one key (with other tasks each) in rounds of their own: what the first of them gave
+    tells whether the next has to run."""
+    rounds: list[list[Cell]] = []
+    seen: Counter[str] = Counter()
+    for cell in cells:
+        if seen[cell.key] == len(rounds):
+            rounds.append([])
+        rounds[seen[cell.key]].append(cell)
+        seen[cell.key] += 1
+    return rounds
+
+
+def _wanted(cell: Cell, before: Record | None) -> bool:
+    """Whether a cell has no record yet, or one whose figures lack its tasks."""
+    return before is None or ("perplexity" in before and not cell.zeroshot.within(before))
+
+
+def _run_apart(cells: Sequence[Cell], models: Path, jobs: int, done: Callable[[Record], None]) -> None:
+    """Each cell in a process of its own, after its model has been kept below `models`, where that pays."""
+    names = {(cell.model, cell.setting.dtype) for cell in cells}
+    folders = {name: kept_folder(*name, models) for name in sorted(names)}
+    missing = [(*name, path) for name, path in folders.items() if path is not None and not path.is_dir()]
+    run_apart(keep, missing)  # one after another, and in a process: its memory goes back
+    kept = {name: path for name, path in folders.items() if path is not None and path.is_dir()}
+
+    def on_done(number: int, result: Record | Died) -> None:
+        died = isinstance(result, Died)
+        done(_header(cells[number]) | {"error": result.told} if died else result)
+
+    pieces = [(cell, kept.get((cell.model, cell.setting.dtype))) for cell in cells]
+    run_apart(_plain_record, pieces, jobs, on_done)
+
+
+def _plain_record(cell: Cell, kept: Path | None) -> Record:
+    """`run_cell` for another process: tensors would not survive this one."""
+    record: Record = plain(run_cell(cell, kept))
     return record
-
-
-def _send(cell: Cell, sender: Connection) -> None:
-    """Run a cell in a worker, which leaves Ctrl-C to the process that waits for it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sender.send(plain(run_cell(cell)))
 
 
 def _header(cell: Cell) -> Record:
     return {"key": cell.key, "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **cell.described()}
 
 
-def run_cell(cell: Cell) -> Record:
+def run_cell(cell: Cell, kept: Path | None = None) -> Record:
     """One run with everything the report needs; what a method cannot do becomes the record's `refused`, any
-    other exception its `error`."""
+    other exception its `error`. kept: the folder that the model is loaded from, instead of its source."""
     record = _header(cell)
     try:
         recipe = None if cell.method is None else cell.recipe()
     except InputError as error:
         return record | {"refused": str(error)}
     try:
-        return record | _measured(cell, recipe)
+        return record | _measured(cell, recipe, kept)
     except Exception as error:
         told = traceback.format_exc(limit=5)
         return record | {"error": f"{type(error).__name__}: {error}", "traceback": told}
 
 
-def _measured(cell: Cell, recipe: Recipe | None) -> Record:
+def _measured(cell: Cell, recipe: Recipe | None, kept: Path | None) -> Record:
     """Load, prune, measure. KeyboardInterrupt: the pruning was stopped, so there is nothing to record."""
-    clock = _Clock()
+    clock = Clock()
     s = cell.setting
-    loaded = load(cell)
+    loaded = load(cell, kept)
     tokens, evaluation = (tokenise(loaded.tokenizer, TextSource(t).read()) for t in (s.calibration, s.text))
     refuse_overlap(tokens, evaluation)
     ranges = split_ranges(
@@ -150,7 +168,7 @@ def _measured(cell: Cell, recipe: Recipe | None) -> Record:
         with torch.no_grad():
             loaded.model(Data.of(ranges, 1).calibrate[0])  # the first pass reads the weights and compiles
         clock.lap("warm-up")
-        wanda_pass(loaded, ranges, recipe)
+        wanda_seconds, wanda_windows = wanda_pass(loaded, ranges, recipe)
         clock.lap("wanda pass")
         stages: dict[str, float] = {}
 
@@ -176,7 +194,8 @@ def _measured(cell: Cell, recipe: Recipe | None) -> Record:
             "figures": report.figures,
             "seconds_by_phase": phases,
             "prune_seconds": sum(phases.values()),
-            "wanda_seconds": clock.seconds["wanda pass"],
+            "wanda_seconds": wanda_seconds,
+            "wanda_windows": wanda_windows,
             "perplexity_masks_alone": stages.get("refined"),
             "curve": [[r.seconds, r.loss] for r in report.curve],
             "refits": [[r.seconds, r.accept] for r in report.refits],
@@ -196,35 +215,3 @@ def _measured(cell: Cell, recipe: Recipe | None) -> Record:
         "peak_cuda_bytes": cuda,
         "provenance": provenance(cell.seed),
     }
-
-
-def load(cell: Cell) -> LoadedModel:
-    """The cell's model; `tiny:FAMILY` is a random one of `qubo_prune.testing`."""
-    kind, _, family = cell.model.partition(":")
-    if kind != "tiny":
-        return load_model(cell.model, dtype=cell.setting.dtype, device=cell.setting.device)
-    if family not in TINY_MODELS:
-        raise InputError(f"model {cell.model!r}: tiny models are {', '.join(TINY_MODELS)}")
-    return LoadedModel(TINY_MODELS[family](), tiny_tokenizer(), cell.model)
-
-
-def wanda_pass(loaded: LoadedModel, ranges: Calibration, recipe: Recipe) -> None:
-    """What plain Wanda computes for the same target from the same windows; the model is not changed."""
-    layers = prunable_layers(loaded.model, recipe.include, recipe.exclude)
-    with frozen(loaded.model):
-        moments = collect_norms(loaded.model, layers, Data.of(ranges, 1).calibrate)
-    pattern = None if recipe.pattern is None else Pattern.parse(recipe.pattern)
-    initial_masks("wanda", layers, recipe.sparsity, evidence=Evidence(moments), pattern=pattern)
-
-
-class _Clock:
-    """Seconds since the last lap, by name."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.seconds[name] = now - self._last
-        self._last = now

@@ -3,10 +3,13 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+
+from qubo_prune.calibration import split_ranges
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
@@ -54,7 +57,8 @@ def test_end_to_end(bench: dict[str, ModuleType], tmp_path: Path, monkeypatch: p
         assert r["wanda_seconds"] > 0
         assert r["seconds"]["prune"] >= r["prune_seconds"]
         assert [task["rows"] for task in r["tasks"]] == [6, 6]
-        assert (r["process"], r["provenance"]["seed"]) == ("shared", r["seed"])
+        assert (r["process"], r["jobs"], r["provenance"]["seed"]) == ("shared", 1, r["seed"])
+        assert r["wanda_windows"] == 4
         assert (r["method"] == "icbs") == (r["swaps"] > 0)
     wanda = {(r["target"], r["seed"]): r for r in others if r["method"] == "wanda"}
     assert wanda["50 %", 0]["kl"] != wanda["50 %", 1]["kl"]  # other windows
@@ -87,6 +91,55 @@ def test_a_cell_in_a_process_of_its_own(bench: dict[str, ModuleType], tmp_path: 
     (record,) = bench["quality_run"].run_cells(cells, tmp_path)
     assert (record["process"], record["method"], "error" in record) == ("its own", "dense", False)
     assert record["peak_memory_bytes"] > 1e7
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.slow
+def test_cells_at_once(bench: dict[str, ModuleType], tmp_path: Path) -> None:
+    """The figures of one after another, in the order of the cells, whichever was first."""
+    cells, run = bench["quality_cells"], bench["quality_run"]
+    setting, _ = bench["quality"].quick_setting(tmp_path)
+    every = cells.matrix(["tiny:llama"], [], [cells.Target.parse("0.5")], [0, 1], setting)
+    alone = run.run_cells(every, tmp_path / "alone", isolated=False)
+    at_once = run.run_cells(every, tmp_path / "at-once", jobs=2)
+    assert [r["key"] for r in at_once] == [cell.key for cell in every]
+    assert {r["jobs"] for r in at_once} == {2}
+    for one, other in zip(alone, at_once, strict=True):
+        assert one["kl"] == pytest.approx(other["kl"], rel=1e-3, abs=1e-5)
+
+
+def test_a_wanda_pass_is_scaled(
+    bench: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The statistics of four windows are scaled to all 32; masks cost the same however many there are."""
+    clock, now, seen = bench["quality_clock"], 0.0, []
+    collect_norms, initial_masks = clock.collect_norms, clock.initial_masks
+
+    def statistics(model: Any, layers: Any, batches: Any) -> Any:
+        nonlocal now
+        now += 2.0
+        seen.append(len(batches))
+        return collect_norms(model, layers, batches)
+
+    def masks(*args: Any, **kw: Any) -> Any:
+        nonlocal now
+        now += 3.0
+        return initial_masks(*args, **kw)
+
+    monkeypatch.setattr(clock, "collect_norms", statistics)
+    monkeypatch.setattr(clock, "initial_masks", masks)
+    monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter=lambda: now))
+    cells = bench["quality_cells"]
+    setting, _ = bench["quality"].quick_setting(tmp_path)
+    for windows, scale, few in ((32, 8, 4), (3, 1, 3)):
+        wanda = cells.Method.parse("wanda"), cells.Target.parse("0.5")
+        cell = cells.Cell("tiny:llama", replace(setting, windows=windows), *wanda)
+        loaded = bench["quality_models"].load(cell)
+        ranges = split_ranges(
+            torch.arange(1000) % 64, calibrate=(windows, 8), accept=(1, 8), report=(1, 8), seed=0
+        )
+        assert clock.wanda_pass(loaded, ranges, cell.recipe()) == (2.0 * scale + 3.0, few)
+    assert seen == [4, 3]
 
 
 def test_what_cannot_be_done_costs_its_own_cells(bench: dict[str, ModuleType], tmp_path: Path) -> None:
@@ -126,6 +179,9 @@ def test_tasks_are_caught_up_with(bench: dict[str, ModuleType], tmp_path: Path) 
 def test_refusals(bench: dict[str, ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench["quality"].main(["--quick", "--method", "nope", "--output", str(tmp_path)]) == 2
     assert "no recipe 'nope'" in capsys.readouterr().err
+    for quick, jobs, told in ((["--quick"], "2", "--quick runs in this"), ([], "0", "at least 1")):
+        assert bench["quality"].main([*quick, "--jobs", jobs, "--output", str(tmp_path)]) == 2
+        assert told in capsys.readouterr().err
     assert bench["quality"].main(["--tasks", "arc"]) == 2
     assert "'arc' is unknown" in capsys.readouterr().err
 
