@@ -48,9 +48,9 @@ def markdown(records: Sequence[Record], plots: Sequence[Sequence[str]] = ()) -> 
         "log(Wanda's perplexity / the dense model's) that is gone. KL: to the dense model, nats "
         "per predicted token, on a range of the calibration text that no method saw. Masks alone: the "
         "perplexity before the kept weights got new values. Seconds: of the pruning, measurements left out, "
-        "and as a multiple of a plain Wanda pass in the same process; of these allocation: those of finding "
-        "how much to prune in each layer, where a method does (statistics not counted). GiB: "
-        "the most memory that the process had. Written by `benchmarks/quality.py`.",
+        f"and as a multiple of a plain Wanda pass in the same process{_timed_on(records)}; of these "
+        "allocation: those of finding how much to prune in each layer, where a method does (statistics not "
+        "counted). GiB: the most memory that the process had. Written by `benchmarks/quality.py`.",
     ]
     for i, (model, setting, own) in enumerate(sections(records)):
         lines += ["", f"## {model}", "", _setting(setting, own), "", *_table(own)]
@@ -59,6 +59,16 @@ def markdown(records: Sequence[Record], plots: Sequence[Sequence[str]] = ()) -> 
         lines += [f"- {line}" for line in _failed(own)]
         lines += [f"\n![{name}]({name})" for name in (plots[i] if plots else ())]
     return "\n".join(lines) + "\n"
+
+
+def _timed_on(records: Sequence[Record]) -> str:
+    """What part of the windows the Wanda passes were timed on; records without a number: all of them."""
+    timed = [r for r in records if "prune_seconds" in r]
+    counts = sorted({r["wanda_windows"] for r in timed if "wanda_windows" in r})
+    if not counts:
+        return ""
+    whole = "all windows or on " if any("wanda_windows" not in r for r in timed) else ""
+    return f" (timed on {whole}{' or '.join(map(str, counts))} of the windows and scaled to all)"
 
 
 def _setting(s: dict[str, Any], own: Sequence[Record]) -> str:
@@ -76,12 +86,14 @@ def _setting(s: dict[str, Any], own: Sequence[Record]) -> str:
             + "; ".join(f"{name} ({task['chosen']})" for name, task in tasks.items())
             + "."
         )
-    timed = [r["provenance"] for r in own if "prune_seconds" in r] or [
-        r["provenance"] for r in own if "provenance" in r
-    ]
+    timed = [r for r in own if "prune_seconds" in r] or [r for r in own if "provenance" in r]
     if timed:
-        threads = " or ".join(str(count) for count in sorted({p["threads"] for p in timed}))
-        told.append(f"{timed[0]['processor']}, threads: {threads}, {s['dtype']} on {s['device']}.")
+        counts = sorted({r["provenance"]["threads"] for r in timed})
+        threads = f"threads: {' or '.join(map(str, counts))}"
+        jobs = max(r.get("jobs", 1) for r in timed)
+        threads += f", up to {jobs} cells at once" if jobs > 1 else ""
+        processor = timed[0]["provenance"]["processor"]
+        told.append(f"{processor}, {threads}, {s['dtype']} on {s['device']}.")
     return " ".join(told)
 
 

@@ -121,3 +121,16 @@ def test_the_seconds_of_the_allocation(bench: dict[str, ModuleType]) -> None:
     assert header == ["seconds", "of these allocation", "x Wanda pass", "GiB"]
     assert [row[1] for row in found] == ["–", "5.0 ± 1.4"]
     assert rows(recorded(bench, "wanda"))[0][1:] == ["seconds", "x Wanda pass", "GiB"]
+
+
+def test_how_the_seconds_were_measured(bench: dict[str, ModuleType]) -> None:
+    """Records from before have neither the cells at once nor the windows of their Wanda pass."""
+    old, markdown = recorded(bench, "wanda"), bench["quality_report"].markdown
+    new = recorded(bench, "fast") | {"jobs": 2, "wanda_windows": 4, "provenance": HOST | {"threads": 2}}
+    assert "in the same process; of these" in markdown([old])
+    assert "x, threads: 1, " in markdown([old])
+    assert "in the same process (timed on 4 of the windows and scaled to all); of these" in markdown([new])
+    both = markdown([old, new])
+    assert "(timed on all windows or on 4 of the windows and scaled to all)" in both
+    assert "x, threads: 1 or 2, up to 2 cells at once, " in both
+    assert "at once" not in markdown([new | {"jobs": 1}])
