@@ -55,3 +55,29 @@ def test_clipping_is_learned() -> None:
         optimiser.step()
     with torch.no_grad():
         assert float(error(quantise(weight, 3, None, low.sigmoid(), high.sigmoid()))) < 0.8 * before
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("group", [None, 8])
+def test_gradients_are_those_of_the_identity_for_rounding(bits: int, group: int | None) -> None:
+    """The same as by autograd through each step of the formula."""
+
+    def rounded(x: torch.Tensor) -> torch.Tensor:
+        return x + (x.round() - x).detach()
+
+    def plain(weight: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+        parts = weight.reshape(len(weight), low.shape[1], -1)
+        least = (parts.amin(2).clamp_max(0.0) * low)[:, :, None]
+        most = (parts.amax(2).clamp_min(0.0) * high)[:, :, None]
+        step = (most - least) / (2**bits - 1)
+        zero = rounded(-least / step)
+        return (((rounded(parts / step) + zero).clamp(0, 2**bits - 1) - zero) * step).reshape(weight.shape)
+
+    factors = torch.rand(2, 4, 24 // (group or 24), generator=torch.Generator().manual_seed(1)) * 0.6 + 0.3
+    toward = weights(seed=2)
+    found, expected = [], []
+    for formula, gradients in ((lambda *x: quantise(x[0], bits, group, *x[1:]), found), (plain, expected)):
+        inputs = [x.clone().requires_grad_() for x in (weights(), *factors)]
+        (formula(*inputs) * toward).sum().backward()
+        gradients += [x.grad for x in inputs]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
