@@ -189,6 +189,7 @@ class _Paths:
         """Learn block `at`, and go on to its answers; None where it has no layer to prune."""
         block = self._modules[at]
         calls = self._calls(at, self._given)
+        self._given = []  # the calls have copies
         if not layers and self._dense is None:
             self._given = [mapped(call.run(block), Tensor.detach) for call in calls]
             return None
@@ -207,7 +208,7 @@ class _Paths:
         }  # fmt: skip
         targets = [hidden(answer) for answer in (answers if self._dense is None else self._dense)]
         fit = fit_block(Reconstruction(block, calls, targets), layers, scores, counts, self._settings)
-        self._given = [mapped(call.run(block, fit.weights), Tensor.detach) for call in calls]
+        self._given = fit.answers
         return fit
 
     def _calls(self, at: int, given: Sequence[Any]) -> list[Call]:

@@ -10,19 +10,27 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from qubo_prune.allocation.learned_rate import expected_rate, initial_logits, ranked, straight_through
+from qubo_prune.allocation.learned_rate import (
+    even_counts,
+    expected_rate,
+    initial_logits,
+    masked,
+    ranked,
+    straight_through,
+)
 from qubo_prune.allocation.optimisers import Descent
 from qubo_prune.allocation.projection import project_counts
 from qubo_prune.allocation_settings import Besa
 from qubo_prune.block_calls import Call, hidden
 from qubo_prune.layers import Layer
 from qubo_prune.quantisation import groups_of, quantise
-from qubo_prune.selection import keep_rows, keep_topk
+from qubo_prune.selection import keep_topk
 
 CLIPPING = 4.0
 """Where the logits of clipping factors begin: factors of 0.982, which can still move either way."""
@@ -48,7 +56,7 @@ class LayerFit:
 class BlockFit:
     """What was chosen for a block.
 
-    weights       name within the block -> masked weight, to run the block with
+    answers       the block's output to every call, with its weights so chosen
     error_start   the block's relative error with the counts to begin with (Wanda's mask; rounded to nearest)
     error_learned the same with the learned rates (and clipping), moved to the budget
     learned       whether these were taken: the start is kept where they are no better
@@ -56,7 +64,7 @@ class BlockFit:
     """
 
     layers: dict[str, LayerFit]
-    weights: dict[str, Tensor]
+    answers: list[Any]
     error_start: float
     error_learned: float
     learned: bool
@@ -78,22 +86,32 @@ class Reconstruction:
 
     def loss(self, i: int, weights: Mapping[str, Tensor]) -> Tensor:
         """The error on one batch, differentiable in the weights."""
-        target = self.targets[i]
-        distance = hidden(self.calls[i].run(self.block, weights)).float() - target.float()
-        return (distance.reshape(-1, target.shape[-1]).square().mean(0) / self._scale).mean()
+        return self._distance(i, self.calls[i].run(self.block, weights))
 
     @torch.no_grad()
-    def error(self, weights: Mapping[str, Tensor]) -> float:
+    def answers(self, weights: Mapping[str, Tensor]) -> list[Any]:
+        """The block's output to every call."""
+        return [call.run(self.block, weights) for call in self.calls]
+
+    @torch.no_grad()
+    def error(self, answers: Sequence[Any]) -> float:
         """The mean error over all batches, each weighted by its positions."""
         sizes = [t.numel() for t in self.targets]
-        found = sum(float(self.loss(i, weights)) * size for i, size in enumerate(sizes))
+        found = sum(float(self._distance(i, answers[i])) * size for i, size in enumerate(sizes))
         return found / sum(sizes)
+
+    def _distance(self, i: int, answer: Any) -> Tensor:
+        """The error of one batch's answer."""
+        target = self.targets[i]
+        distance = hidden(answer).float() - target.float()
+        return (distance.reshape(-1, target.shape[-1]).square().mean(0) / self._scale).mean()
 
 
 class _Learned:
     """One layer under optimisation."""
 
     def __init__(self, layer: Layer, scores: Tensor, count: int, settings: Besa) -> None:
+        keep_topk(scores, 0, name=layer.name)  # InputError: scores that are NaN or infinite
         self.layer, self.scores, self.settings = layer, scores, settings
         self.order, self.rank = ranked(scores)
         out, inputs = layer.shape
@@ -127,13 +145,10 @@ class _Learned:
 
     @torch.no_grad()
     def counted(self, values: Tensor, count: int, rows: Tensor | None) -> Tensor:
-        """Values as the module stores them, with exactly `count` of them pruned."""
-        name = self.layer.name
-        if rows is None:
-            keep = keep_topk(self.scores, count, "output", name=name)
-        else:
-            keep = keep_rows(self.scores, rows, name=name)
-        return self.layer.oriented(values.masked_fill(~keep, 0))
+        """Values as the module stores them, with exactly `count` of them pruned: `rows` of each row, or the
+        mask of `keep_topk` by output."""
+        chosen = even_counts(self.scores, self.order, count) if rows is None else rows.to(values.device)
+        return self.layer.oriented(masked(values, self.rank, chosen))
 
 
 def fit_block(
@@ -180,7 +195,7 @@ def fit_block(
                 best = found if found.error < best.error else best
     seconds = time.perf_counter() - begun
     error_learned = min(tried, default=start.error)
-    return BlockFit(best.layers, best.weights, start.error, error_learned, best is not start, seconds)
+    return BlockFit(best.layers, best.answers, start.error, error_learned, best is not start, seconds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,7 +204,7 @@ class _Candidate:
 
     error: float
     layers: dict[str, LayerFit]
-    weights: dict[str, Tensor]
+    answers: list[Any]
 
 
 @torch.no_grad()
@@ -207,7 +222,8 @@ def _judged(
             *counts[name], float(part.rate()), None if part.settings.quantise is None else values
         )
         weights[name] = part.counted(values, *counts[name])
-    return _Candidate(reconstruction.error(weights), fits, weights)
+    answers = reconstruction.answers(weights)
+    return _Candidate(reconstruction.error(answers), fits, answers)
 
 
 @torch.no_grad()

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qubo_prune.selection import keep_topk_global
+
 
 def candidates(steps: int, device: torch.device | None = None) -> Tensor:
     """float32 (steps + 1,): 0, 1 / steps, ..., 1."""
@@ -46,63 +48,83 @@ def expected_rate(logits: Tensor) -> Tensor:
     return torch.softmax(logits, 1) @ p
 
 
-def pruning_probability(logits: Tensor, n: int) -> Tensor:
-    """(R, n): the probability that the weight of rank k (0: the least important of n) is pruned.
+def reaching(steps: int, n: int, device: torch.device | None = None) -> Tensor:
+    """float32 (steps + 1, n): 1 where candidate rate p_d prunes the weight of rank k (0: the least important
+    of n), that is n p_d > k.
 
-    The share of candidate rates p_d with n p_d > k: the sum of the last shares, which does not rise with k.
-    A product of matrices, so that the backward pass too adds in one order on every device.
+    The probability that a rank is pruned is softmax(logits) @ reaching: the sum of the last shares, which
+    does not rise with k.
     """
-    steps = logits.shape[1] - 1
-    rates = torch.arange(steps + 1, device=logits.device)[:, None] * n
-    reaching = rates > torch.arange(n, device=logits.device) * steps
-    return torch.softmax(logits, 1) @ reaching.to(logits.dtype)
+    rates = torch.arange(steps + 1, device=device)[:, None] * n
+    return (rates > torch.arange(n, device=device) * steps).float()
 
 
 def ranked(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """(order, rank), both (out, in), int16 or int32: each row's columns by rising score, and their inverse.
+    """(order, rank), both (out, in): each row's columns by rising score, and their inverse.
 
-    Ties go by column, as in `selection`.
+    order is int64, as `gather` wants it at every step; rank int16, or int32 for many columns. Ties go by
+    column, as in `selection`.
     """
     columns = scores.shape[1]
     order = (scores.float() + 0.0).argsort(dim=1, stable=True)
     places = torch.arange(columns, device=scores.device).expand_as(order)
     rank = torch.empty_like(order).scatter_(1, order, places)
     kind = torch.int16 if columns <= torch.iinfo(torch.int16).max else torch.int32
-    return order.to(kind), rank.to(kind)
+    return order, rank.to(kind)
+
+
+def even_counts(scores: Tensor, order: Tensor, count: int) -> Tensor:
+    """int64 (out,) `count` weights to prune, as many of each row, and one more where the next score is
+    lowest: those of `keep_topk` by output, without looking for each row's limit again. order: of `ranked`."""
+    base, extra = divmod(count, len(scores))
+    rows = torch.full((len(scores),), base, device=scores.device)
+    if extra:
+        following = scores.gather(1, order[:, base : base + 1])
+        rows += ~keep_topk_global({"rows": following}, extra)["rows"].reshape(-1)
+    return rows
+
+
+def masked(weight: Tensor, rank: Tensor, counts: Tensor) -> Tensor:
+    """(out, in) weight, 0 where the rank is below the row's count; counts: integers (out,), or (1,) for all.
+
+    A product with the mask in the weight's dtype: on a CPU that is several times as fast as booleans.
+    """
+    keep = (rank - (counts.to(rank.dtype)[:, None] - 1)).clamp_(0, 1)
+    return keep.to(weight.dtype) * weight
 
 
 class _Straight(torch.autograd.Function):
-    """weight * (rank >= counts); backward as if the mask were 1 - probability (straight-through)."""
+    """weight * (rank >= counts); backward as if the mask were 1 - shares @ reaching (straight-through)."""
 
     @staticmethod
     def forward(
-        ctx: Any, weight: Tensor, probability: Tensor, order: Tensor, rank: Tensor, counts: Tensor
+        ctx: Any, weight: Tensor, shares: Tensor, order: Tensor, rank: Tensor, counts: Tensor
     ) -> Tensor:
-        keep = rank >= counts[:, None]
-        ctx.save_for_backward(weight, keep, order)
-        ctx.shared = len(probability) == 1
-        return weight.masked_fill(~keep, 0)
+        ctx.save_for_backward(weight, shares, order, rank, counts)
+        return masked(weight, rank, counts)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        weight, keep, order = ctx.saved_tensors
+        weight, shares, order, rank, counts = ctx.saved_tensors
         gradient = gradients[0]
-        of_weight = gradient.masked_fill(~keep, 0) if ctx.needs_input_grad[0] else None
-        by_rank = (gradient.float() * weight.float()).gather(1, order.long())
-        of_probability = -(by_rank.sum(0, keepdim=True) if ctx.shared else by_rank)
-        return of_weight, of_probability, None, None, None
+        of_weight = masked(gradient, rank, counts) if ctx.needs_input_grad[0] else None
+        by_rank = (gradient.float() * weight.float()).gather(1, order)
+        if len(shares) == 1:
+            by_rank = by_rank.sum(0, keepdim=True)
+        pruned = reaching(shares.shape[1] - 1, weight.shape[1], weight.device)
+        return of_weight, -(by_rank @ pruned.t()).to(shares.dtype), None, None, None
 
 
 def straight_through(weight: Tensor, logits: Tensor, order: Tensor, rank: Tensor) -> Tensor:
     """(out, in) weight without the least important weights of each row, differentiable in the logits.
 
     logits: (1, steps + 1) for a layer, (out, steps + 1) for its rows; a row of n weights loses n * rate of
-    them, rounded. order, rank: from `ranked`. The gradient of a weight's mask goes to its
-    `pruning_probability`, with the sign turned, and from there to all shares (the paper's Section 3.2).
-    Nothing is scattered with additions, so a run on the same device gives the same again.
+    them, rounded. order, rank: from `ranked`. The gradient of a weight's mask goes to the probability that
+    its rank is pruned (see `reaching`), with the sign turned, and from there to all shares (the paper's
+    Section 3.2). Nothing is scattered with additions: a product of matrices adds in one order, so a run on
+    the same device gives the same again.
     """
-    columns = weight.shape[1]
-    counts = (expected_rate(logits.detach()) * columns).round().to(torch.int32)
-    probability = pruning_probability(logits, columns)
-    found: Tensor = _Straight.apply(weight, probability, order, rank, counts)  # type: ignore[no-untyped-call]
+    counts = (expected_rate(logits.detach()) * weight.shape[1]).round().to(torch.int32)
+    shares = torch.softmax(logits, 1)
+    found: Tensor = _Straight.apply(weight, shares, order, rank, counts)  # type: ignore[no-untyped-call]
     return found
