@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from quality_allocations import can_share, shared
 from quality_cells import Cell
 from quality_clock import Clock, wanda_pass
 from quality_figures import Record, measures, newest
@@ -68,10 +69,10 @@ def run_cells(
         for own in _rounds(cells):
             wanted = [cell for cell in own if _wanted(cell, known.get(cell.key))]
             if isolated:
-                _run_apart(wanted, folder / "models", jobs, done)
+                _run_apart(wanted, folder, jobs, done)
             else:
                 for cell in wanted:
-                    done(run_cell(cell))
+                    done(run_cell(cell, folder))
     return [known[cell.key] for cell in cells if cell.key in known]
 
 
@@ -97,8 +98,9 @@ def _wanted(cell: Cell, before: Record | None) -> bool:
     return before is None or ("perplexity" in before and not cell.zeroshot.within(before))
 
 
-def _run_apart(cells: Sequence[Cell], models: Path, jobs: int, done: Callable[[Record], None]) -> None:
-    """Each cell in a process of its own, after its model has been kept below `models`, where that pays."""
+def _run_apart(cells: Sequence[Cell], folder: Path, jobs: int, done: Callable[[Record], None]) -> None:
+    """Each cell in a process of its own, after its model has been kept in folder/models, where that pays."""
+    models = folder / "models"
     names = {(cell.model, cell.setting.dtype) for cell in cells}
     folders = {name: kept_folder(*name, models) for name in sorted(names)}
     missing = [(*name, path) for name, path in folders.items() if path is not None and not path.is_dir()]
@@ -109,13 +111,13 @@ def _run_apart(cells: Sequence[Cell], models: Path, jobs: int, done: Callable[[R
         died = isinstance(result, Died)
         done(_header(cells[number]) | {"error": result.told} if died else result)
 
-    pieces = [(cell, kept.get((cell.model, cell.setting.dtype))) for cell in cells]
+    pieces = [(cell, folder, kept.get((cell.model, cell.setting.dtype))) for cell in cells]
     run_apart(_plain_record, pieces, jobs, on_done)
 
 
-def _plain_record(cell: Cell, kept: Path | None) -> Record:
+def _plain_record(cell: Cell, folder: Path, kept: Path | None) -> Record:
     """`run_cell` for another process: tensors would not survive this one."""
-    record: Record = plain(run_cell(cell, kept))
+    record: Record = plain(run_cell(cell, folder, kept))
     return record
 
 
@@ -123,22 +125,23 @@ def _header(cell: Cell) -> Record:
     return {"key": cell.key, "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **cell.described()}
 
 
-def run_cell(cell: Cell, kept: Path | None = None) -> Record:
+def run_cell(cell: Cell, folder: Path, kept: Path | None = None) -> Record:
     """One run with everything the report needs; what a method cannot do becomes the record's `refused`, any
-    other exception its `error`. kept: the folder that the model is loaded from, instead of its source."""
+    other exception its `error`. Allocations that take long lie in folder/allocations for the cells that share
+    them. kept: the folder that the model is loaded from, instead of its source."""
     record = _header(cell)
     try:
         recipe = None if cell.method is None else cell.recipe()
     except InputError as error:
         return record | {"refused": str(error)}
     try:
-        return record | _measured(cell, recipe, kept)
+        return record | _measured(cell, recipe, folder, kept)
     except Exception as error:
         told = traceback.format_exc(limit=5)
         return record | {"error": f"{type(error).__name__}: {error}", "traceback": told}
 
 
-def _measured(cell: Cell, recipe: Recipe | None, kept: Path | None) -> Record:
+def _measured(cell: Cell, recipe: Recipe | None, folder: Path, kept: Path | None) -> Record:
     """Load, prune, measure. KeyboardInterrupt: the pruning was stopped, so there is nothing to record."""
     clock = Clock()
     s = cell.setting
@@ -159,7 +162,7 @@ def _measured(cell: Cell, recipe: Recipe | None, kept: Path | None) -> Record:
     if recipe is not None and recipe.objective != "kl":  # else the pruning itself reports this KL
         dense = DenseReference(loaded.model, ranges.report)
         clock.lap("dense answers")
-    distance = 0.0
+    distance, most = 0.0, 0
     if recipe is not None:
         try:
             check(loaded.model, ranges, recipe)
@@ -178,13 +181,18 @@ def _measured(cell: Cell, recipe: Recipe | None, kept: Path | None) -> Record:
                 found = perplexity(model, evaluation, length=s.eval_length, windows=s.eval_windows)
                 stages[name] = found.perplexity
 
-        report = prune(loaded.model, ranges, recipe, on_masks=on_masks)
+        allocation, spent = None, 0.0
+        if can_share(recipe):
+            allocation, spent, most = shared(cell, recipe, loaded, ranges, folder / "allocations")
+            clock.lap("shared allocation")
+        report = prune(loaded.model, ranges, recipe, allocation=allocation, on_masks=on_masks)
         clock.lap("prune")
         if report.stopped == "interrupted":
             raise KeyboardInterrupt
         distance = report.figures[recipe.stages[-1]] if dense is None else kl_to_dense(loaded.model, dense)
         clock.lap("KL")
         phases = {name: value for name, value in report.seconds.items() if not measures(name)}
+        phases["allocation"] += spent  # also where it was found by another cell
         counted = report.to_dict()
         found = {
             "pruned_weights": counted["pruned_weights"],
@@ -211,7 +219,7 @@ def _measured(cell: Cell, recipe: Recipe | None, kept: Path | None) -> Record:
         "tasks": [result.to_dict() for result in tasks],
         "zeroshot": {"tasks": list(cell.zeroshot.tasks), "limit": cell.zeroshot.limit},
         "seconds": clock.seconds,
-        "peak_memory_bytes": peak_memory_bytes(),
+        "peak_memory_bytes": max(most, peak_memory_bytes()),
         "peak_cuda_bytes": cuda,
         "provenance": provenance(cell.seed),
     }

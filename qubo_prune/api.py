@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import qubo_solvers
-from qubo_prune.allocation import check_allocation
+from qubo_prune.allocation import Allocation, check_allocation, check_found
 from qubo_prune.allocation.search import tried
 from qubo_prune.calibration import Calibration
 from qubo_prune.data import Data as Data
@@ -55,6 +55,7 @@ def prune(
     recipe: Recipe | None = None,
     *,
     loss: Loss | Objective | None = None,
+    allocation: Allocation | None = None,
     export_blocks: str | Path | None = None,
     on_progress: OnProgress | None = None,
     on_masks: Callable[[str, nn.Module], None] | None = None,
@@ -66,6 +67,8 @@ def prune(
     recipe         what to do; default: 50 %, Wanda start, iCBS refinement
     loss           None: the recipe's objective on the model's logits. Else a function (model, batch) ->
                    scalar mean or per-sample losses (B,), or any `objective.Objective`
+    allocation     how much to prune in each layer, and in each row where it says so, found before: then the
+                   recipe's own rule is not asked
     export_blocks  folder that every block is written to (see `exporting`)
     on_progress    called between pieces of work
     on_masks       called with "initial" and the model at the first masks, with "refined" and the model at the
@@ -82,6 +85,10 @@ def prune(
     recipe = recipe or Recipe()
     begun = time.perf_counter()
     layers, data = check(model, calibration, recipe, export_blocks)
+    if allocation is not None:
+        if recipe.pattern is not None:
+            raise InputError(f"pattern {recipe.pattern} says how much to prune: leave `allocation` out")
+        check_found(layers, recipe.sparsity, allocation)
     objective = _objective(recipe, loss)
     say = on_progress or (lambda progress: None)
     tell = on_masks or (lambda name, model: None)
@@ -105,7 +112,8 @@ def prune(
         evidence = collect_evidence(state, objective, data, recipe, say)
         clock.lap("statistics")
         say(Progress("allocation"))
-        allocation = share_out(state, objective, data, recipe, evidence, say)
+        if allocation is None:
+            allocation = share_out(state, objective, data, recipe, evidence, say)
         clock.lap("allocation")
         say(Progress("first mask"))
         walks: dict[str, list[LayerRecord]] = {}

@@ -12,8 +12,9 @@ from qubo_prune.allocation.result import Allocation
 from qubo_prune.allocation_settings import AllocationSettings, AlphaPruning, Besa, Fisher, Given, Owl
 from qubo_prune.errors import InputError
 from qubo_prune.layers import Layer
+from qubo_prune.selection import check_rows, prune_count
 
-__all__ = ["METHODS", "Allocation", "Observed", "OnLayer", "allocate", "check_allocation"]
+__all__ = ["METHODS", "Allocation", "Observed", "OnLayer", "allocate", "check_allocation", "check_found"]
 
 OnLayer = Callable[[int, int], None]
 """Told (done, of) after each layer that was looked at."""
@@ -86,3 +87,18 @@ def check_allocation(layers: Mapping[str, Layer], sparsity: float, settings: All
         besa.check(layers, sparsity, settings)
     else:
         allocate(layers, sparsity, settings)
+
+
+def check_found(layers: Mapping[str, Layer], sparsity: float, found: Allocation) -> None:
+    """That an allocation from elsewhere is one of these layers at this sparsity. InputError: it is not."""
+    sizes = {name: layer.numel for name, layer in layers.items()}
+    if found.sizes != sizes or found.counts.keys() != sizes.keys():
+        raise InputError("allocation: it is of other layers than those to prune: find one for this model.")
+    wanted, total = prune_count(sum(sizes.values()), sparsity), sum(found.counts.values())
+    if found.group is None and total != wanted:
+        raise InputError(f"allocation: it prunes {total} weights, and sparsity {sparsity} is {wanted}.")
+    for name, count in found.counts.items():
+        if not 0 <= count <= sizes[name]:
+            raise InputError(f"allocation: it prunes {count} of the {sizes[name]} weights of layer {name!r}.")
+    for name, rows in found.rows.items():
+        check_rows(rows, layers[name].weight, f"allocation of layer {name!r}", found.counts[name])

@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-PARTS = ("cells", "clock", "figures", "models", "plots", "recipes", "report", "run", "workers")
+PARTS = ("allocations", "cells", "clock", "figures", "models", "plots", "recipes", "report", "run", "workers")
 NAMES = ("quality", *(f"quality_{part}" for part in PARTS), "update_readme")
 
 

@@ -194,7 +194,7 @@ def test_the_seconds_are_of_pruning_alone(bench: dict[str, ModuleType], tmp_path
     )
     method = cells.Method.parse(f"all=default:{every}:refit.epochs=1:quantise.bits=4")
     found = bench["quality_run"].run_cell(
-        cells.Cell("tiny:llama", setting, method, cells.Target.parse("0.5"))
+        cells.Cell("tiny:llama", setting, method, cells.Target.parse("0.5")), tmp_path
     )
     before = ["own text", "statistics", "allocation", "initial", "rows"]
     assert list(found["seconds_by_phase"]) == [*before, "refine", "reconstruct", "refit", "quantise"]

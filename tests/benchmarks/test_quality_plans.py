@@ -120,7 +120,7 @@ def test_a_plan_runs_no_cell_twice(
     """Seed 0 of a run with more seeds is that of the others; the first run already has the tasks."""
     run, ran = bench["quality_run"], []
 
-    def record(cell: Any) -> dict[str, Any]:
+    def record(cell: Any, folder: Path) -> dict[str, Any]:
         ran.append(cell)
         had = {"tasks": list(cell.zeroshot.tasks), "limit": cell.zeroshot.limit}
         return {"key": cell.key, "perplexity": 2.0, "zeroshot": had}
