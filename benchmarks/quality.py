@@ -9,9 +9,10 @@
 A method is [LABEL=]RECIPE[:KEY=VALUE]...; RECIPE is a built-in recipe, a YAML file, or a method of first
 masks. Each cell (model, method, sparsity, seed) is one line of OUTPUT/records.jsonl as soon as it is done:
 start the same command again after Ctrl-C or a kill and it goes on; a cell that has no figures of a task that
-is asked for now is run once more. The end, of a plan or not, writes quality.json, quality.md and the plots
-to benchmarks/results, beside what other runs left there, and the tables of that folder into README.md, as
---table does. With another folder (--results; with --quick --output) README.md stays as it is.
+is asked for now is run once more. With --keep-published it goes on from what the results have, too. The
+end, of a plan or not, writes quality.json, quality.md and the plots to benchmarks/results, beside what other
+runs left there, and the tables of that folder into README.md, as --table does. With another folder
+(--results; with --quick --output) README.md stays as it is.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import update_readme
 import yaml
 from quality_cells import Cell, Method, Setting, Target, ZeroShot, matrix
 from quality_report import merged, write_reports
-from quality_run import run_cells
+from quality_run import adopt, run_cells
 
 from qubo_prune.calibration import TextSource
 from qubo_prune.cli.live import Live
@@ -42,7 +43,7 @@ from qubo_solvers.bench.run import read_records
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 METHODS = ("magnitude", "wanda", "default")
-OF_THE_RUN = ("plan", "output", "results", "again", "table", "quick", "jobs")
+OF_THE_RUN = ("plan", "output", "results", "again", "table", "quick", "jobs", "keep_published")
 """Options that do not say which cells there are."""
 QUICK_METHODS = (
     "magnitude",
@@ -78,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
     add("--output", type=Path, help="folder of the records; default: runs/quality, or runs/quality-quick")
     add("--results", type=Path, help="folder of tables and plots; default: benchmarks/results, or --output")
     add("--again", action="store_true", help="run once more what failed")
+    add("--keep-published", action="store_true", help="do not measure again what --results has a record of")
     add("--jobs", type=int, default=1, help="cells at once, which share out the threads; seconds then differ")
     add("--table", action="store_true", help="only tables, plots and README of what is recorded there")
     add("--quick", action="store_true", help="a tiny random model and texts of its own")
@@ -121,6 +123,7 @@ def _run(options: argparse.Namespace) -> int:
         instead = "leave it out, --quick runs in this process" if quick else "write a number of at least 1"
         raise InputError(f"--jobs {options.jobs}: {instead}")
     output = options.output or ROOT / "runs" / ("quality-quick" if quick else "quality")
+    results = options.results or (output if quick else RESULTS)
     runs = [options]
     if options.plan is not None:
         given = [name for name, usual in of_cells().items() if getattr(options, name) != usual]
@@ -145,6 +148,8 @@ def _run(options: argparse.Namespace) -> int:
             live.done(done, len(cells))
 
         try:
+            if options.keep_published:
+                adopt(_published(results), output, {cell.key for cell in cells})
             how = {"isolated": not quick, "again": options.again, "jobs": options.jobs}
             run_cells(cells, output, **how, on_record=on_record)
         except KeyboardInterrupt:
@@ -153,7 +158,7 @@ def _run(options: argparse.Namespace) -> int:
     keys = {cell.key for cell in cells}
     records = [r for r in read_records(output / "records.jsonl") if r["key"] in keys]
     if records or not interrupted:
-        _report(records, options.results or (output if quick else RESULTS))
+        _report(records, results)
     return 130 if interrupted else 0
 
 
@@ -211,13 +216,20 @@ def _cells(options: argparse.Namespace, output: Path) -> list[Cell]:
     )
 
 
+def _published(folder: Path) -> list[dict[str, Any]]:
+    """The records that a folder of results has."""
+    file = folder / "quality.json"
+    if not file.is_file():
+        return []
+    found: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["records"]
+    return found
+
+
 def _report(records: list[dict[str, Any]], folder: Path) -> int:
     """Tables and plots of what the folder has and of these; where it is benchmarks/results, README.md too."""
-    file = folder / "quality.json"
-    old = json.loads(file.read_text(encoding="utf-8"))["records"] if file.is_file() else []
-    every = merged(old, records)
+    every = merged(_published(folder), records)
     if not every:
-        raise InputError(f"there is nothing recorded in {file}: run the bench first")
+        raise InputError(f"there is nothing recorded in {folder / 'quality.json'}: run the bench first")
     files = write_reports(every, folder)
     notes().print("written: " + ", ".join(str(path) for path in files), soft_wrap=True)
     return update_readme.main([]) if folder.resolve() == RESULTS else 0

@@ -6,7 +6,7 @@ import json
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -74,6 +74,17 @@ def run_cells(
                 for cell in wanted:
                     done(run_cell(cell, folder))
     return [known[cell.key] for cell in cells if cell.key in known]
+
+
+def adopt(records: Sequence[Record], folder: Path, keys: Collection[str]) -> None:
+    """Take over the records of these cells into the folder, of those that it has none of."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "records.jsonl"
+    known = {r["key"] for r in read_records(path)}
+    with path.open("a", encoding="utf-8") as file:
+        for record in records:
+            if record["key"] in keys and record["key"] not in known:
+                file.write(json.dumps(record, allow_nan=False) + "\n")
 
 
 def _key(record: Record) -> str:

@@ -176,6 +176,19 @@ def test_tasks_are_caught_up_with(bench: dict[str, ModuleType], tmp_path: Path) 
     assert [task["rows"] for task in kept["tasks"]] == [2, 2]
 
 
+def test_what_is_published_is_not_measured_again(bench: dict[str, ModuleType], tmp_path: Path) -> None:
+    quality, published = bench["quality"], tmp_path / "published"
+    base = ["--quick", "--method", "magnitude", "--seeds", "1", "--sparsity"]
+    assert quality.main([*base, "0.5", "--output", str(tmp_path / "one"), "--results", str(published)]) == 0
+    before = records(tmp_path / "one")
+    (tmp_path / "one" / "records.jsonl").unlink()
+    again = [*base, "0.5", "0.6", "--output", str(tmp_path / "one"), "--results", str(published)]
+    assert quality.main([*again, "--keep-published"]) == 0
+    after = records(tmp_path / "one")
+    assert after[: len(before)] == before
+    assert {r["target"] for r in after[len(before) :]} == {"60 %"}
+
+
 def test_refusals(bench: dict[str, ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench["quality"].main(["--quick", "--method", "nope", "--output", str(tmp_path)]) == 2
     assert "no recipe 'nope'" in capsys.readouterr().err
