@@ -46,7 +46,6 @@ def wanda_pass(loaded: LoadedModel, ranges: Calibration, recipe: Recipe) -> tupl
     pattern = None if recipe.pattern is None else Pattern.parse(recipe.pattern)
     initial_masks("wanda", layers, recipe.sparsity, evidence=Evidence(moments), pattern=pattern)
     clock.lap("masks")
-    scaled = (
-        clock.seconds["statistics"] * len(every) / len(few)
-    )  # each window takes as long; masks do not grow
+    # each window takes as long; masks do not grow
+    scaled = clock.seconds["statistics"] * len(every) / len(few)
     return scaled + clock.seconds["masks"], len(few)

@@ -71,12 +71,14 @@ class LowRank:
         left.grad, right.grad = gradient @ right.t(), left.t() @ gradient
 
     def value(self, name: str) -> Tensor:
-        return self._values[name] + (self._left[name] @ self._right[name]).mul_(self._masks[name])
+        values = self._values[name]
+        moved = torch.addmm(values, self._left[name], self._right[name])
+        return torch.where(self._masks[name], moved, values)
 
     def write(self, name: str, weight: Tensor) -> None:
         values, left, right = self._values[name], self._left[name], self._right[name]
         if weight.dtype == values.dtype and weight.is_contiguous():
             torch.addmm(values, left, right, out=weight)  # one pass over the weights instead of four
         else:
-            weight.copy_(torch.addmm(values, left, right))
+            weight.copy_(self.value(name))
         weight.masked_fill_(~self._masks[name], 0)

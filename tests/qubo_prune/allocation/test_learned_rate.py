@@ -25,8 +25,11 @@ def probability(logits: Tensor, n: int) -> Tensor:
 
 
 @pytest.mark.parametrize("rows", [1, 3])
-def test_gradients_are_those_of_finite_differences(rows: int) -> None:
-    assert torch.autograd.gradcheck(expected_rate, (random(rows, 11).requires_grad_(),))
+@pytest.mark.parametrize("n", [1, 7, 100, 131])
+def test_gradients_are_those_of_finite_differences(rows: int, n: int) -> None:
+    logits = random(rows, 11).requires_grad_()
+    assert torch.autograd.gradcheck(expected_rate, (logits,))
+    assert torch.autograd.gradcheck(lambda x: probability(x, n), (logits,))
 
 
 @pytest.mark.parametrize("steps", [2, 10, 100])
