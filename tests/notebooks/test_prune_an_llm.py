@@ -15,6 +15,7 @@ def test_committed_without_outputs() -> None:
     assert all(not cell.outputs and cell.execution_count is None for cell in cells)
 
 
+@pytest.mark.slow
 def test_runs_on_a_tiny_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUBO_PRUNE_NOTEBOOK_MODEL", "tiny")
     monkeypatch.setenv("QUBO_PRUNE_NOTEBOOK_OUTPUT", str(tmp_path))

@@ -26,8 +26,12 @@ PATIENT = {
 }
 
 
+EXACT = ("auto", "highs", "scip")
+"""Slow ones."""
+
+
 @pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in EXACT)) for n in names()])
 def test_conformance(name, check):
     able, reason = availability(name)
     if not able:

@@ -36,6 +36,10 @@ BUDGETS = {  # work small enough for tests; a time limit ends what is not listed
     "neal": {"num_reads": 2, "num_sweeps": 20},
     "tabu": {"iterations": 200},
     "path_relinking": {"searches": 2},
+    "dwave_tabu": {"num_reads": 4, "moves_per_variable": 50},
+    "dwave_descent": {"num_reads": 50},
+    "openjij": {"num_reads": 4, "num_sweeps": 100},
+    "simulated_bifurcation": {"runs": 2, "agents": 8, "max_steps": 100},
 }
 N = 7
 RNG = np.random.default_rng(0)

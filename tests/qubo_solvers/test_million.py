@@ -40,7 +40,7 @@ print(json.dumps({
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss is in KiB on Linux only")
 @pytest.mark.parametrize(("name", "rank"), [("descent", 4), ("descent", 16), ("anneal", 16), ("tabu", 16)])
 def test_a_million_variables(name, rank):
-    limit = 20.0
+    limit = 10.0
     arguments = [sys.executable, "-c", RUN, *map(str, (N, M, rank, name, limit))]
     root = Path(__file__).parents[2]
     environment = os.environ | {"PYTHONPATH": f"{root / 'solvers'}{os.pathsep}{root}"}

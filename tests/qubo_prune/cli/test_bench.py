@@ -10,6 +10,7 @@ import pytest
 RUN = ("bench", "random:plain:12", "--solver", "descent", "--solver", "anneal:restarts=2", "--seeds", 2)
 
 
+@pytest.mark.slow
 def test_tables_files_and_going_on(invoke: Callable[..., Any], tmp_path: Path) -> None:
     shown = invoke(*RUN, "--output", tmp_path, "--time-limit", 0.2).stdout
     assert "anneal(restarts=2)" in shown

@@ -79,15 +79,16 @@ def test_an_indefinite_matrix_is_as_good(batches, backend):
 
 
 def test_as_good_as_the_solvers_of_single_problems(batches, backend):
-    batch = batches.make("cardinality", 64, rows=8, seed=2)
+    """Over several instances: on one alone the last bit of a Gram matrix decides which is ahead."""
+    instances = [batches.make("cardinality", 64, rows=8, seed=seed) for seed in range(2, 8)]
     for method, mine, theirs in (
         ("descent", {}, {}),
         ("tabu", {"steps": 1000}, {"iterations": 1000}),
         ("anneal", {"sweeps": 200}, {"sweeps": 200}),
     ):
-        found = solve_batch(batch, method, backend=backend, **mine).energies
-        single = [solve(batch.row(r).to_dense(), method, **theirs).energy for r in range(8)]
-        assert found.sum() <= 1.1 * sum(single)
+        found = sum(solve_batch(b, method, backend=backend, **mine).energies.sum() for b in instances)
+        single = sum(solve(b.row(r).to_dense(), method, **theirs).energy for b in instances for r in range(8))
+        assert found <= 1.1 * single
 
 
 @pytest.mark.parametrize("kind", KINDS)

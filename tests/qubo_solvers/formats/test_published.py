@@ -105,6 +105,7 @@ def test_other_problems_are_not_written(tmp_path):
 # -- published instances ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file_name", "format"),
     [("gset/G1.txt", "rudy"), ("gset/G43.txt", "rudy"), ("mdp/SOM-b_1_n100_m10.txt", "mdplib")],
