@@ -38,6 +38,7 @@ from qubo_prune.preparation import (
 )
 from qubo_prune.progress import Counted, OnProgress, Progress
 from qubo_prune.provenance import peak_memory_bytes, provenance
+from qubo_prune.rebatch import shortened
 from qubo_prune.recipe import Recipe
 from qubo_prune.refine.evidence import teach
 from qubo_prune.report import PruneReport
@@ -185,6 +186,8 @@ def check(
     data = Data.of(calibration, refine.batch if refine else 1)
     if own_windows(recipe):
         check_prompts(model, statistics_batches(data, recipe), recipe.calibration.own_prompt)
+    if recipe.refit is not None:
+        shortened(statistics_batches(data, recipe), recipe.refit.length)
     again, rows_apart = recipe.reconstruct, recipe.rows is not None and recipe.rows.held_out > 0
     if (rows_apart or again is not None) and len(statistics_batches(data, recipe)) < 2:
         what, instead = "reconstruction holds", ""

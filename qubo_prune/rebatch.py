@@ -1,4 +1,4 @@
-"""Batches of another size, cut and put together from those there are."""
+"""Batches of another size or length, cut and put together from those there are."""
 
 from __future__ import annotations
 
@@ -7,7 +7,26 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from qubo_prune.errors import InputError
 from qubo_prune.objective import Batch, batch_size
+
+
+def shortened(batches: Sequence[Batch], length: int | None) -> list[Batch]:
+    """Batches (B, T) of token ids as T / length batches (B, length) each; None: as they are.
+
+    InputError: other batches, or windows that `length` does not divide.
+    """
+    if length is None:
+        return list(batches)
+    for batch in batches:
+        ids = isinstance(batch, Tensor) and batch.dim() == 2 and not batch.is_floating_point()
+        if not ids or batch.shape[1] % length:
+            seen = f"(B, {batch.shape[1]})" if ids else "others"
+            raise InputError(
+                f"refit.length={length} cuts windows of token ids (B, T) into equal parts, but there are "
+                f"{seen}: choose a length that divides T, or leave it out"
+            )
+    return [part for batch in batches for part in batch.split(length, 1)]
 
 
 def rebatched(batches: Sequence[Batch], size: int) -> Iterator[Batch]:

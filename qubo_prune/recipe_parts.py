@@ -140,7 +140,13 @@ class Refit(Part):
         ge=0,
         description="further windows that the dense model writes, as calibration.own has it, for this alone",
     )
-    batch: int = Field(1, ge=1, description="windows a step of Adam")
+    batch: int = Field(1, ge=1, description="windows, or parts of such, a step of Adam")
+    length: int | None = Field(
+        None,
+        ge=2,
+        description="windows of token ids are cut into parts of so many tokens, each read for itself: more "
+        "steps from the same text; None: whole windows",
+    )
     rank: int | None = Field(
         None,
         ge=1,

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from qubo_prune.objective import Batch, Objective
-from qubo_prune.rebatch import rebatched
+from qubo_prune.rebatch import rebatched, shortened
 from qubo_prune.recipe_parts import Refit
 from qubo_prune.refine.evidence import Pair, teach
 from qubo_prune.refine.moves import Free, LowRank, Moves
@@ -79,7 +79,7 @@ def refit(
     ANSWER_BYTES. On Ctrl-C the best values so far are taken and `stopped` is "interrupted"; on an error the
     values are those before.
     """
-    parts = list(rebatched(batches, recipe.batch))
+    parts = list(rebatched(shortened(batches, recipe.length), recipe.batch))
     order = list(_order(len(parts), recipe.epochs, seed))
     teacher = _Teacher(state, objective, parts, order)
     steps = len(order)

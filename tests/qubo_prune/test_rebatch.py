@@ -3,11 +3,13 @@
 import itertools
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qubo_prune.rebatch import rebatched
+from qubo_prune.errors import InputError
+from qubo_prune.rebatch import rebatched, shortened
 
 
 @given(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=6), size=st.integers(1, 7))
@@ -30,3 +32,15 @@ def test_what_is_not_alike_stays_apart() -> None:
         assert len(list(rebatched([torch.zeros(1, 2), other], 4))) == 2
     mixed = [{"a": torch.zeros(1)}, {"b": torch.zeros(1)}, {"a": torch.zeros(1), "b": 1}]
     assert len(list(rebatched(mixed, 4))) == 3
+
+
+def test_windows_in_parts() -> None:
+    windows = torch.arange(24).reshape(2, 12)
+    batches = [windows[:1], windows[1:]]
+    assert shortened(batches, None) == batches
+    found = shortened(batches, 4)
+    assert [tuple(part.shape) for part in found] == [(1, 4)] * 6
+    assert torch.equal(torch.cat(found).reshape(2, 12), windows)
+    for wrong in ([windows, windows[:, :10]], [windows.float()], [{"input_ids": windows}]):
+        with pytest.raises(InputError, match=r"refit\.length=4 .* leave it out"):
+            shortened(wrong, 4)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qubo_prune import prune
+from qubo_prune.errors import InputError
 from qubo_prune.layers import prunable_layers
 from qubo_prune.objective import CustomLoss, KLToDense
 from qubo_prune.progress import Progress
@@ -195,6 +196,19 @@ def test_windows_a_step(size: int) -> None:
         on_step=lambda done, total: told.append((done, total)),
     )  # fmt: skip
     assert told[-1] == (-(-8 // size),) * 2
+
+
+def test_windows_in_parts() -> None:
+    """Twice the steps, each on half a window; windows that do not divide are refused before all else."""
+    state = pruned_state(tiny_llama())
+    steps: list[tuple[int, int]] = []
+    recipe = Refit(length=8, learning_rate=2e-3)
+    refit(state, KLToDense(), [windows(6)], [], recipe, on_step=lambda *step: steps.append(step))
+    assert steps == [(i + 1, 12) for i in range(12)]
+    model = tiny_llama()
+    with pytest.raises(InputError, match=r"refit\.length=5"):
+        prune(model, windows(16), Recipe.model_validate(RECIPE | {"refit": {"length": 5}}))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), tiny_llama().parameters(), strict=True))
 
 
 @pytest.mark.parametrize("name", ["remember", "commit"])
