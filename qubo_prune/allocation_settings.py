@@ -74,7 +74,11 @@ class Given(Part):
     rates: dict[str, float] | None = Field(
         None, description="pattern -> sparsity, the first that matches; other layers share what is left"
     )
-    file: str | None = Field(None, description="a YAML or JSON file with such a mapping")
+    file: str | None = Field(
+        None,
+        description="a YAML or JSON file with such a mapping, or a whole allocation (.safetensors) that "
+        "`qubo-prune allocate` wrote",
+    )
     group: int | None = Field(
         None,
         ge=2,
@@ -238,13 +242,25 @@ def group_of(settings: AllocationSettings) -> int | None:
     return settings.group if isinstance(settings, AlphaPruning | Given) else None
 
 
+def parts_of(settings: AllocationSettings) -> list[str]:
+    """What an allocation brings beside counts of layers: "rows", "values", both or neither."""
+    if isinstance(settings, Besa):
+        wanted = {"rows": settings.per == "row", "values": settings.quantise is not None}
+        return [name for name, there in wanted.items() if there]
+    if isinstance(settings, Given) and settings.file is not None:
+        from qubo_prune.allocation_file import parts_in
+
+        return parts_in(settings.file)
+    return []
+
+
 def conflict(settings: AllocationSettings, granularity: str | None, by_gain: bool) -> str | None:
     """Why an allocation does not go with a granularity of the first mask, or, where it has groups, with a
     refinement whose candidates are not chosen by gain; or None."""
     if settings.method != "uniform" and granularity == "global":
         return f"initial.granularity global shares out the budget: not with allocation {settings.method}"
-    if isinstance(settings, Besa) and settings.per == "row" and granularity not in (None, "output"):
-        return f"allocation.per row gives each output a count: not with initial.granularity {granularity}"
+    if granularity not in (None, "output") and "rows" in parts_of(settings):
+        return f"the allocation gives each output a count: not with initial.granularity {granularity}"
     if (granularity is None and by_gain) or group_of(settings) is None:
         return None
     if granularity is not None:

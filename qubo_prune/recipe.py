@@ -7,7 +7,15 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from qubo_prune.allocation_settings import AllocationSettings, Besa, Quantise, Uniform, conflict, group_of
+from qubo_prune.allocation_settings import (
+    AllocationSettings,
+    Given,
+    Quantise,
+    Uniform,
+    conflict,
+    group_of,
+    parts_of,
+)
 from qubo_prune.errors import InputError
 from qubo_prune.icbs_settings import Icbs
 from qubo_prune.icbs_settings import conflict as refine_conflict
@@ -90,23 +98,22 @@ class Recipe(Part):
         by_gain = r is None or not r.steps or r.candidates.criterion == "gain"
         if why := conflict(self.allocation, self.initial.granularity, by_gain):
             raise ValueError(why)
-        if isinstance(self.allocation, Besa):
-            self._check_learned(self.allocation)
+        if "values" in parts_of(self.allocation):
+            self._check_learned()
         return self
 
-    def _check_learned(self, besa: Besa) -> None:
-        """ValueError where grids do not go with the other settings."""
-        first = self.initial
-        if first.by_layer and besa.quantise is not None:
+    def _check_learned(self) -> None:
+        """ValueError where an allocation's values do not go with the other settings."""
+        file = isinstance(self.allocation, Given)
+        theirs = "values of the allocation's file" if file else "grids of allocation.quantise"
+        if self.initial.by_layer:
             raise ValueError(
-                f"{first.method} finds values of its own, which would leave the grids of "
-                "allocation.quantise: leave one of them out"
+                f"{self.initial.method} finds values of its own, which would leave the {theirs}: leave one "
+                "of them out"
             )
         for part in ("rows", "reconstruct", "refit", "quantise"):
-            if besa.quantise is not None and getattr(self, part) is not None:
-                raise ValueError(
-                    f"{part} would leave the grids of allocation.quantise: leave one of them out"
-                )
+            if getattr(self, part) is not None:
+                raise ValueError(f"{part} would leave the {theirs}: leave one of them out")
 
     def _check_pattern(self) -> None:
         """ValueError where a pattern does not go with the other settings."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from qubo_prune.allocation_file import header, is_stored
 from qubo_prune.errors import InputError
 
 
@@ -44,10 +45,21 @@ def read_yaml(name_or_path: str) -> dict[str, Any]:
 def sparsity_in(path: str) -> float | None:
     """The `sparsity` that a file of rates was made for, as `qubo-prune allocate` writes it; None: it says
     none, or cannot be read, which is refused where its rates are needed."""
+    if is_stored(path):
+        try:
+            found = {"rates": {}, **header(path)["more"]}
+        except InputError:
+            return None
+        return _share(found)
     try:
         found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return None
+    return _share(found)
+
+
+def _share(found: Any) -> float | None:
+    """The `sparsity` of what a file of rates says."""
     share = found.get("sparsity") if isinstance(found, dict) and "rates" in found else None
     return float(share) if isinstance(share, int | float) and not isinstance(share, bool) else None
 

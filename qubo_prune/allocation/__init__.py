@@ -6,9 +6,12 @@ sparsity and its settings, and gives an `Allocation`.
 
 from collections.abc import Callable, Mapping
 
+import torch
+
 from qubo_prune.allocation import alphapruning, besa, fisher, given, owl, uniform
 from qubo_prune.allocation.evidence import Observed, needed
 from qubo_prune.allocation.result import Allocation
+from qubo_prune.allocation_file import is_stored, read
 from qubo_prune.allocation_settings import AllocationSettings, AlphaPruning, Besa, Fisher, Given, Owl
 from qubo_prune.errors import InputError
 from qubo_prune.layers import Layer
@@ -33,6 +36,12 @@ def _given(
 ) -> Allocation:
     assert isinstance(settings, Given)
     rates, group = settings.rates or {}, settings.group
+    if settings.file is not None and is_stored(settings.file):
+        if settings.rescale or group is not None:
+            raise InputError(f"{settings.file!r} is a whole allocation: leave rescale and group out.")
+        whole = read(settings.file)
+        check_found(layers, sparsity, whole)
+        return whole
     if settings.file is not None:
         rates, found = given.read_rates(settings.file)
         if group is not None and found not in (None, group):
@@ -100,5 +109,13 @@ def check_found(layers: Mapping[str, Layer], sparsity: float, found: Allocation)
     for name, count in found.counts.items():
         if not 0 <= count <= sizes[name]:
             raise InputError(f"allocation: it prunes {count} of the {sizes[name]} weights of layer {name!r}.")
+    if strange := (found.rows.keys() | found.values.keys()) - sizes.keys():
+        raise InputError(f"allocation: {min(strange)!r} is not one of the layers to prune.")
+    for name, values in found.values.items():
+        if values.shape != layers[name].shape or not bool(torch.isfinite(values).all()):
+            raise InputError(
+                f"allocation: the values of layer {name!r} are of shape {tuple(values.shape)} or not finite; "
+                f"they must be finite, of shape {tuple(layers[name].shape)}."
+            )
     for name, rows in found.rows.items():
         check_rows(rows, layers[name].weight, f"allocation of layer {name!r}", found.counts[name])

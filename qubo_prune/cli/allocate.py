@@ -53,7 +53,11 @@ def allocate(
     ] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Layer name pattern. Repeatable.")] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Write the rates to this YAML file, for prune --allocation FILE.")
+        Path | None,
+        typer.Option(
+            help="Write the rates to this YAML file, for prune --allocation FILE. NAME.safetensors takes "
+            "rates of rows and quantised weights too."
+        ),
     ] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64.")] = "float32",
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
@@ -65,6 +69,7 @@ def allocate(
         sparsity = sparsity_in(method)
     target = 0.5 if sparsity is None else sparsity
     check_file(output)
+    from qubo_prune.allocation_file import is_stored, write
     from qubo_prune.cli.allocating import Job, run
     from qubo_prune.texts import CALIBRATION_TEXT
 
@@ -77,10 +82,13 @@ def allocate(
         found = run(job, live)
     report = _report(found, chosen, target) | {"seconds": time.perf_counter() - begun}
     if output is not None:
-        output.write_text(_rates_file(found, target), encoding="utf-8")
-        if found.rows or found.values:
-            notes().print("the file has the layers' rates; rates of rows and quantised weights come with "
-                          "prune --allocation besa", soft_wrap=True)  # fmt: skip
+        if is_stored(output):
+            write(output, found, sparsity=target)
+        else:
+            output.write_text(_rates_file(found, target), encoding="utf-8")
+            if found.rows or found.values:
+                notes().print("the file has the layers' rates; rates of rows and quantised weights go into "
+                              "--output NAME.safetensors", soft_wrap=True)  # fmt: skip
     if as_json:
         print_json(report)
     else:

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import yaml
+from safetensors.torch import load_file
 
+from qubo_prune.allocation_file import read
 from qubo_prune.mask_file import load_masks
 
 Invoke = Callable[..., Any]
@@ -54,6 +56,30 @@ def test_prune_reads_the_rates(invoke: Invoke, world: Any, tmp_path: Path) -> No
         assert json.loads(result.stdout)["allocation"]["counts"] == counts
     again = invoke(*arguments(world, str(file), "--json"))
     assert json.loads(again.stdout)["target"] == 0.6
+
+
+@pytest.mark.parametrize("setting", ["per=row", "quantise.bits=3"])
+def test_rows_and_quantised_weights_go_through_a_file(
+    invoke: Invoke, world: Any, tmp_path: Path, setting: str
+) -> None:
+    file, plain, out = tmp_path / "rates.safetensors", tmp_path / "rates.yaml", tmp_path / "out"
+    rule = ["--set", "steps=4", "--set", setting, "--sparsity", 0.6]
+    assert str(file) in invoke(*arguments(world, "besa", *rule, "--output", file)).stdout
+    assert "NAME.safetensors" in invoke(*arguments(world, "besa", *rule, "--output", plain)).stderr
+    found = read(file)
+    report = json.loads(invoke(*arguments(world, str(file), "--json")).stdout)
+    assert (report["method"], report["target"], report["metric"]) == ("besa", 0.6, "learned_rate")
+    small = ["--steps", 0, "--eval-windows", 0, "--json"]
+    invoke(*world.prune("--allocation", file, *small, "--output", out))
+    masks = load_masks(out)
+    assert {name: int((~mask).sum()) for name, mask in masks.items()} == found.counts
+    for name, rows in found.rows.items():
+        assert (~masks[name]).sum(1).tolist() == rows.tolist()
+    weights = load_file(out / "model.safetensors")
+    for name, values in found.values.items():
+        kept = masks[name]
+        assert weights[f"{name}.weight"][kept].tolist() == values[kept].tolist()
+    assert found.rows or found.values
 
 
 def test_patterns_go_through_files(invoke: Invoke, world: Any, tmp_path: Path) -> None:
