@@ -95,6 +95,15 @@ def load_model(
     return LoadedModel(model.eval().to(target), tokenizer, name)
 
 
+def check_source(spec: str | Path) -> None:
+    """Refuse what `load_model` would not even begin with: nothing at `spec`, a Hub that cannot be reached, a
+    configuration that cannot be read. Loads no weights."""
+    source, arguments = _resolve(str(spec))
+    if "gguf_file" not in arguments:
+        with quiet(), _readable(str(spec), source):
+            transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
+
+
 def _device(device: str | torch.device) -> torch.device:
     """The device, or a refusal where this machine has none of its kind."""
     try:

@@ -95,6 +95,10 @@ class Recipe(Part):
                 "correlated candidates are paired within rows, not within the groups of a pattern: set "
                 "refine.candidates.correlated to false"
             )
+        if self.rounds > 1 and not (r is not None and r.steps) and not (self.reconstruct or self.refit):
+            raise ValueError(
+                "rounds repeat refine, reconstruct and refit, and there is none: leave rounds out"
+            )
         by_gain = r is None or not r.steps or r.candidates.criterion == "gain"
         if why := conflict(self.allocation, self.initial.granularity, by_gain):
             raise ValueError(why)

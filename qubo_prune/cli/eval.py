@@ -68,7 +68,7 @@ def evaluate(
     from qubo_prune.calibration import TextSource, tokenise
     from qubo_prune.evaluate import kl_to_dense, perplexity
     from qubo_prune.forward import forward_of
-    from qubo_prune.models import load_model
+    from qubo_prune.models import check_source, load_model
     from qubo_prune.provenance import peak_memory_bytes, provenance
     from qubo_prune.texts import evaluation_text
     from qubo_prune.zeroshot import Subset, prepare, run_tasks
@@ -86,6 +86,8 @@ def evaluate(
         live.phase("read text")
         jobs = prepare(_names(tasks), Subset(limit, sample_seed))
         words = TextSource(source).read() if windows else ""
+        if dense is not None:
+            check_source(dense)  # it is loaded only after the perplexity, so as not to hold two models then
         live.phase("load model")
         loaded = load_model(model, dtype=dtype, device=device)
         loaded.needed_tokenizer("evaluate")

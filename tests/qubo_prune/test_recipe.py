@@ -129,6 +129,8 @@ def test_overrides() -> None:
             },
             "512 variables: set .*block_size",
         ),
+        ({"refine": None, "rounds": 2}, "and there is none: leave rounds out"),
+        ({"refine": {"steps": 0}, "rounds": 3}, "and there is none: leave rounds out"),
         ({"refine": {"candidates": {"criterion": "random"}}}, "by random are of one layer"),
         ({"refine": {"scope": "one_layer", "trust": None}}, "need a trust region: set refine.trust"),
     ],

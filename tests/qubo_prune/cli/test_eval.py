@@ -65,6 +65,19 @@ def test_dense_model_of_other_tokens(refuses: Callable[..., str], world: Any, tm
     assert "not the same model" in refuses("eval", world.model, *sizes, "--dense", tmp_path / "other")
 
 
+def test_a_dense_model_that_is_not_there(
+    refuses: Callable[..., str], world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused before the model is loaded and measured."""
+
+    def load(*_: Any, **__: Any) -> None:
+        pytest.fail("loaded a model first")
+
+    monkeypatch.setattr("qubo_prune.models.load_model", load)
+    for nothing in (tmp_path / "nothere", "nothere"):
+        assert "nothere" in refuses("eval", world.model, "--dense", nothing)
+
+
 def test_tasks(invoke: Callable[..., Any], world: Any, tmp_path: Path) -> None:
     passages = ["one two three", "so it goes", "the cat sat", "a b c"]
     (tmp_path / "l.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in passages))
