@@ -74,8 +74,10 @@ def test_a_dense_model_that_is_not_there(
         pytest.fail("loaded a model first")
 
     monkeypatch.setattr("qubo_prune.models.load_model", load)
-    for nothing in (tmp_path / "nothere", "nothere"):
-        assert "nothere" in refuses("eval", world.model, "--dense", nothing)
+    assert "nothere" in refuses("eval", world.model, "--dense", tmp_path / "nothere")
+    (tmp_path / "config.json").write_text("{")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    assert str(tmp_path) in refuses("eval", world.model, "--dense", tmp_path)
 
 
 def test_tasks(invoke: Callable[..., Any], world: Any, tmp_path: Path) -> None:
