@@ -12,21 +12,22 @@ from qubo_prune.objective import Batch, batch_size
 
 
 def shortened(batches: Sequence[Batch], length: int | None) -> list[Batch]:
-    """Batches (B, T) of token ids as T / length batches (B, length) each; None: as they are.
+    """Batches (B, T) of token ids cut into parts (B, about `length` or less, at least 2); None: as they are.
 
-    InputError: other batches, or windows that `length` does not divide.
+    The parts of a batch differ by one token at most. InputError: other batches.
     """
     if length is None:
         return list(batches)
+    found: list[Batch] = []
     for batch in batches:
-        ids = isinstance(batch, Tensor) and batch.dim() == 2 and not batch.is_floating_point()
-        if not ids or batch.shape[1] % length:
-            seen = f"(B, {batch.shape[1]})" if ids else "others"
+        if not isinstance(batch, Tensor) or batch.dim() != 2 or batch.is_floating_point():
             raise InputError(
-                f"refit.length={length} cuts windows of token ids (B, T) into equal parts, but there are "
-                f"{seen}: choose a length that divides T, or leave it out"
+                f"refit.length={length} cuts windows of token ids (B, T), and there are other batches: leave "
+                "it out"
             )
-    return [part for batch in batches for part in batch.split(length, 1)]
+        tokens = batch.shape[1]
+        found += batch.tensor_split(max(1, min(-(-tokens // length), tokens // 2)), 1)
+    return found
 
 
 def rebatched(batches: Sequence[Batch], size: int) -> Iterator[Batch]:

@@ -144,8 +144,8 @@ class Refit(Part):
     length: int | None = Field(
         None,
         ge=2,
-        description="windows of token ids are cut into parts of so many tokens, each read for itself: more "
-        "steps from the same text; None: whole windows",
+        description="windows of token ids are cut into parts of at most so many tokens, each read for "
+        "itself: more steps from the same text; None: whole windows",
     )
     rank: int | None = Field(
         None,

@@ -34,13 +34,20 @@ def test_what_is_not_alike_stays_apart() -> None:
     assert len(list(rebatched(mixed, 4))) == 3
 
 
-def test_windows_in_parts() -> None:
-    windows = torch.arange(24).reshape(2, 12)
+@given(tokens=st.integers(2, 40), length=st.integers(2, 50))
+def test_windows_in_parts(tokens: int, length: int) -> None:
+    windows = torch.arange(2 * tokens).reshape(2, tokens)
     batches = [windows[:1], windows[1:]]
     assert shortened(batches, None) == batches
-    found = shortened(batches, 4)
-    assert [tuple(part.shape) for part in found] == [(1, 4)] * 6
-    assert torch.equal(torch.cat(found).reshape(2, 12), windows)
-    for wrong in ([windows, windows[:, :10]], [windows.float()], [{"input_ids": windows}]):
+    found: Any = shortened(batches, length)
+    assert torch.equal(torch.cat(found, 1).reshape(2, tokens), windows)
+    sizes = {part.shape[1] for part in found}
+    assert max(sizes) - min(sizes) <= 1
+    assert min(sizes) >= 2
+    assert max(sizes) <= max(length, 3)  # three tokens are not cut
+
+
+def test_what_is_no_window() -> None:
+    for wrong in (torch.zeros(2, 12), torch.zeros(2, 3, 4, dtype=torch.long), {"input_ids": torch.zeros(1)}):
         with pytest.raises(InputError, match=r"refit\.length=4 .* leave it out"):
-            shortened(wrong, 4)
+            shortened([wrong], 4)

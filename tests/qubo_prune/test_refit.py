@@ -199,15 +199,15 @@ def test_windows_a_step(size: int) -> None:
 
 
 def test_windows_in_parts() -> None:
-    """Twice the steps, each on half a window; windows that do not divide are refused before all else."""
+    """Twice the steps, each on half a window; what is no window of tokens is refused before all else."""
     state = pruned_state(tiny_llama())
     steps: list[tuple[int, int]] = []
     recipe = Refit(length=8, learning_rate=2e-3)
     refit(state, KLToDense(), [windows(6)], [], recipe, on_step=lambda *step: steps.append(step))
     assert steps == [(i + 1, 12) for i in range(12)]
-    model = tiny_llama()
-    with pytest.raises(InputError, match=r"refit\.length=5"):
-        prune(model, windows(16), Recipe.model_validate(RECIPE | {"refit": {"length": 5}}))
+    model, batches = tiny_llama(), [{"input_ids": batch} for batch in windows(16).split(4)]
+    with pytest.raises(InputError, match=r"refit\.length=8"):
+        prune(model, batches, Recipe.model_validate(RECIPE | {"refit": {"length": 8}}))
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), tiny_llama().parameters(), strict=True))
 
 
