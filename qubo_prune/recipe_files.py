@@ -45,22 +45,13 @@ def read_yaml(name_or_path: str) -> dict[str, Any]:
 def sparsity_in(path: str) -> float | None:
     """The `sparsity` that a file of rates was made for, as `qubo-prune allocate` writes it; None: it says
     none, or cannot be read, which is refused where its rates are needed."""
-    if is_stored(path):
-        try:
-            found = {"rates": {}, **header(path)["more"]}
-        except InputError:
-            return None
-        return _share(found)
+    whole = is_stored(path)
     try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        found = header(path)["more"] if whole else yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (InputError, OSError, UnicodeDecodeError, yaml.YAMLError):
         return None
-    return _share(found)
-
-
-def _share(found: Any) -> float | None:
-    """The `sparsity` of what a file of rates says."""
-    share = found.get("sparsity") if isinstance(found, dict) and "rates" in found else None
+    says = whole or (isinstance(found, dict) and "rates" in found)
+    share = found.get("sparsity") if says else None
     return float(share) if isinstance(share, int | float) and not isinstance(share, bool) else None
 
 

@@ -26,12 +26,11 @@ PATIENT = {
 }
 
 
-EXACT = ("auto", "highs", "scip")
-"""Slow ones."""
+SLOW = ("auto", "highs", "scip")
 
 
 @pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in EXACT)) for n in names()])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in names()])
 def test_conformance(name, check):
     able, reason = availability(name)
     if not able:
