@@ -10,6 +10,7 @@ from qubo_prune.initial import Evidence, initial_masks
 from qubo_prune.layers import prunable_layers
 from qubo_prune.models import LoadedModel
 from qubo_prune.patterns import Pattern
+from qubo_prune.products import quick_products
 from qubo_prune.recipe import Recipe
 from qubo_prune.statistics.gram import collect_norms
 from qubo_prune.statistics.tape import frozen
@@ -31,6 +32,7 @@ class Clock:
         self._last = now
 
 
+@quick_products()
 def wanda_pass(loaded: LoadedModel, ranges: Calibration, recipe: Recipe) -> tuple[float, int]:
     """Seconds of plain Wanda for the same target from the same windows, and how many of these were timed; the
     model is not changed.

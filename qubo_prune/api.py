@@ -36,6 +36,7 @@ from qubo_prune.preparation import (
     share_out,
     statistics_batches,
 )
+from qubo_prune.products import quick_products
 from qubo_prune.progress import Counted, OnProgress, Progress
 from qubo_prune.provenance import peak_memory_bytes, provenance
 from qubo_prune.rebatch import shortened
@@ -50,6 +51,7 @@ from qubo_prune.statistics.collect import mean_value
 Loss = Callable[[nn.Module, Batch], Tensor]
 
 
+@quick_products()
 def prune(
     model: nn.Module,
     calibration: Calibration | Data | Tensor | Iterable[Batch],

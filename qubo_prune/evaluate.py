@@ -17,6 +17,7 @@ from qubo_prune.errors import InputError
 from qubo_prune.forward import Forward, forward_of
 from qubo_prune.layers import Layer
 from qubo_prune.masks import check_masks, density
+from qubo_prune.products import quick_products
 
 _POSITIONS = 256
 """Positions whose log-probabilities are formed at once: 256 x 49,152 float32 are 50 MB."""
@@ -35,6 +36,7 @@ class PerplexityResult:
     last_window: str = "an incomplete last window is left out"
 
 
+@quick_products()
 def perplexity(
     model: nn.Module | Forward,
     tokens: Tensor,
@@ -110,6 +112,7 @@ class DenseReference:
     windows: int64 (n, length). InputError: not 2-D, none, or shorter than 2 tokens; a store of another dtype.
     """
 
+    @quick_products()
     def __init__(
         self,
         model: nn.Module | Forward,
@@ -156,6 +159,7 @@ def _log_probs_in(logits: Tensor, store: torch.dtype) -> Tensor:
 
 
 @torch.no_grad()
+@quick_products()
 def kl_to_dense(
     model: nn.Module | Forward,
     dense: DenseReference | nn.Module | Forward,

@@ -15,6 +15,7 @@ from qubo_prune.allocation_file import is_stored, read
 from qubo_prune.allocation_settings import AllocationSettings, AlphaPruning, Besa, Fisher, Given, Owl
 from qubo_prune.errors import InputError
 from qubo_prune.layers import Layer
+from qubo_prune.products import quick_products
 from qubo_prune.selection import check_rows, prune_count
 
 __all__ = ["METHODS", "Allocation", "Observed", "OnLayer", "allocate", "check_allocation", "check_found"]
@@ -54,6 +55,7 @@ METHODS: dict[str, Method] = {"uniform": _uniform, "given": _given}
 """The rules that look at nothing but sizes, by name."""
 
 
+@quick_products()
 def allocate(
     layers: Mapping[str, Layer],
     sparsity: float,

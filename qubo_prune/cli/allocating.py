@@ -21,6 +21,7 @@ from qubo_prune.layers import Layer, prunable_layers
 from qubo_prune.models import LoadedModel, load_model
 from qubo_prune.objective import KLToDense
 from qubo_prune.preparation import collect_evidence, share_out
+from qubo_prune.products import quick_products
 from qubo_prune.progress import Progress
 from qubo_prune.recipe import Recipe
 from qubo_prune.state import PruneState
@@ -45,6 +46,7 @@ class Job:
     device: str
 
 
+@quick_products()
 def run(job: Job, live: Live) -> Allocation:
     """The allocation; whatever can be refused without data is refused before texts are read."""
     live.phase("load model")

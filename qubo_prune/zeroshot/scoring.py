@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from qubo_prune.errors import InputError
 from qubo_prune.forward import Forward, forward_of
+from qubo_prune.products import quick_products
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def context_length(model: nn.Module | Forward) -> int | None:
 
 
 @torch.no_grad()
+@quick_products()
 def log_likelihoods(
     model: nn.Module | Forward,
     requests: Sequence[Request],
