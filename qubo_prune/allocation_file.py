@@ -28,7 +28,7 @@ def write(path: str | Path, found: Allocation, **more: Any) -> None:
     """Write an allocation, the whole file or none; `more` are JSON values beside it."""
     from safetensors.torch import save_file
 
-    plain = ("method", "counts", "sizes", "group", "seen", "details")
+    plain = ("method", "counts", "sizes", "group", "seen", "norms", "details")
     told = {"allocation": {name: getattr(found, name) for name in plain}, "more": more}
     tensors = {
         f"{part}.{name}": tensor.detach().cpu().contiguous()
@@ -41,6 +41,8 @@ def write(path: str | Path, found: Allocation, **more: Any) -> None:
     try:
         save_file(tensors, half, metadata={_KEY: json.dumps(told)})
         os.replace(half, path)
+    except SafetensorError as error:
+        raise OSError(f"{str(path)!r} cannot be written: {error}") from None
     finally:
         half.unlink(missing_ok=True)
 

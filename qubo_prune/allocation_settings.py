@@ -222,47 +222,10 @@ RULES = ("uniform", "alphapruning", "owl", "fisher", "besa")
 
 
 def named_rule(name: str, option: str) -> dict[str, str]:
-    """The `allocation` that a command's option names: a file of rates, or a method. InputError: neither."""
-    if Path(name).is_file():
-        return {"method": "given", "file": name}
-    if name not in (*RULES, "given"):
+    """The `allocation` that a command's option names: a method, or a file of rates (./besa is one even beside
+    the method of that name). InputError: neither."""
+    if name in (*RULES, "given"):
+        return {"method": name}
+    if not Path(name).is_file():
         raise InputError(f"{option} {name!r}: no such file, and none of {', '.join(RULES)}")
-    return {"method": name}
-
-
-def group_of(settings: AllocationSettings) -> int | None:
-    """M where an allocation keeps N of each M inputs, by the settings or the file of rates that they name.
-
-    None: no pattern, or a file that cannot be read, which is refused where its rates are needed.
-    """
-    if isinstance(settings, Given) and settings.file is not None and settings.group is None:
-        from qubo_prune.allocation.given import group_in  # needs torch
-
-        return group_in(settings.file)
-    return settings.group if isinstance(settings, AlphaPruning | Given) else None
-
-
-def parts_of(settings: AllocationSettings) -> list[str]:
-    """What an allocation brings beside counts of layers: "rows", "values", both or neither."""
-    if isinstance(settings, Besa):
-        wanted = {"rows": settings.per == "row", "values": settings.quantise is not None}
-        return [name for name, there in wanted.items() if there]
-    if isinstance(settings, Given) and settings.file is not None:
-        from qubo_prune.allocation_file import parts_in
-
-        return parts_in(settings.file)
-    return []
-
-
-def conflict(settings: AllocationSettings, granularity: str | None, by_gain: bool) -> str | None:
-    """Why an allocation does not go with a granularity of the first mask, or, where it has groups, with a
-    refinement whose candidates are not chosen by gain; or None."""
-    if settings.method != "uniform" and granularity == "global":
-        return f"initial.granularity global shares out the budget: not with allocation {settings.method}"
-    if granularity not in (None, "output") and "rows" in parts_of(settings):
-        return f"the allocation gives each output a count: not with initial.granularity {granularity}"
-    if (granularity is None and by_gain) or group_of(settings) is None:
-        return None
-    if granularity is not None:
-        return "allocation.group is a granularity of its own: leave initial.granularity out"
-    return "candidates of N:M patterns are chosen by gain: set refine.candidates.criterion to it"
+    return {"method": "given", "file": name}

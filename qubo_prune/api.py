@@ -13,18 +13,18 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 import qubo_solvers
 from qubo_prune.allocation import Allocation, check_allocation, check_found
 from qubo_prune.allocation.search import tried
+from qubo_prune.allocation_brings import found_to_bring
 from qubo_prune.calibration import Calibration
 from qubo_prune.data import Data as Data
 from qubo_prune.errors import InputError
 from qubo_prune.initial import initial_masks
 from qubo_prune.layer_phases import masks_and_values, rows, weighing
-from qubo_prune.layers import Layer, check_group, prunable_layers
+from qubo_prune.layers import Layer, check_finite, check_group, prunable_layers
 from qubo_prune.objective import Batch, CrossEntropy, CustomLoss, KLToDense, Objective
 from qubo_prune.own_text import check as check_prompts
 from qubo_prune.own_text import own_windows, with_own_text
@@ -71,7 +71,8 @@ def prune(
     loss           None: the recipe's objective on the model's logits. Else a function (model, batch) ->
                    scalar mean or per-sample losses (B,), or any `objective.Objective`
     allocation     how much to prune in each layer, and in each row where it says so, found before: then the
-                   recipe's own rule is not asked
+                   recipe's own rule is not asked, and a refinement keeps counts of rows unless the recipe
+                   says another budget
     export_blocks  folder that every block is written to (see `exporting`)
     on_progress    called between pieces of work
     on_masks       called with "initial" and the model at the first masks, with "refined" and the model at the
@@ -87,6 +88,8 @@ def prune(
     """
     recipe = recipe or Recipe()
     begun = time.perf_counter()
+    if allocation is not None:
+        recipe = recipe.beside(found_to_bring(allocation))
     layers, data = check(model, calibration, recipe, export_blocks)
     if allocation is not None:
         if recipe.pattern is not None:
@@ -206,9 +209,7 @@ def check(
         )
     if refine is not None and refine.steps and refine.accept == "if_better" and not len(data.accept):
         raise InputError("refinement keeps a step only if the accepting loss falls: give accepting batches")
-    for name, layer in layers.items():
-        if not bool(torch.isfinite(layer.weight).all()):
-            raise InputError(f"layer {name!r} has NaN or infinite weights: the checkpoint is broken")
+    check_finite(layers)
     total = sum(layer.numel for layer in layers.values())
     if not 0 < round(total * recipe.sparsity) < total:
         raise InputError(f"sparsity {recipe.sparsity} of {total} weights prunes none or all of them")

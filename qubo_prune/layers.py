@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+import torch
 from torch import Tensor, nn
 
 from qubo_prune.errors import InputError
@@ -52,6 +53,17 @@ class Layer:
     def numel(self) -> int:
         """out * in."""
         return int(self.parameter.numel())
+
+    def norm(self) -> float:
+        """Frobenius norm of the weights rounded to bfloat16: the same for a model in whatever dtype."""
+        return float(torch.linalg.vector_norm(self.weight.bfloat16(), dtype=torch.float64))
+
+
+def check_finite(layers: Mapping[str, Layer]) -> None:
+    """InputError, naming the layer: weights that are NaN or infinite."""
+    for name, layer in layers.items():
+        if not bool(torch.isfinite(layer.weight).all()):
+            raise InputError(f"layer {name!r} has NaN or infinite weights: the checkpoint is broken")
 
 
 def check_group(layers: Mapping[str, Layer], group: int | None, setting: str) -> None:

@@ -7,15 +7,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from qubo_prune.allocation_settings import (
-    AllocationSettings,
-    Given,
-    Quantise,
-    Uniform,
-    conflict,
-    group_of,
-    parts_of,
-)
+from qubo_prune.allocation_brings import Brings, brought, conflict
+from qubo_prune.allocation_settings import AllocationSettings, Quantise, Uniform
 from qubo_prune.errors import InputError
 from qubo_prune.icbs_settings import Icbs
 from qubo_prune.icbs_settings import conflict as refine_conflict
@@ -68,13 +61,8 @@ class Recipe(Part):
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         self._check_pattern()
-        r = self.refine
-        if r is not None and "budget" not in r.model_fields_set and self.initial.granularity == "output":
-            # what the first mask meets in each row stays so where it can, unless another budget is said
-            by_row = r.model_copy(update={"budget": "row"})
-            if refine_conflict(by_row) is None:
-                r = self.__dict__["refine"] = by_row
-        first = self.initial
+        self._beside(brought(self.allocation))
+        first, r = self.initial, self.refine
         if first.by_layer and first.granularity == "global":
             raise ValueError(
                 f"{first.method} goes layer by layer: set initial.granularity to layer or output"
@@ -90,34 +78,33 @@ class Recipe(Part):
             )
         if r is not None and (why := refine_conflict(r)):
             raise ValueError(why)
-        if r is not None and r.candidates.correlated and (self.pattern or group_of(self.allocation)):
-            raise ValueError(
-                "correlated candidates are paired within rows, not within the groups of a pattern: set "
-                "refine.candidates.correlated to false"
-            )
         if self.rounds > 1 and not (r is not None and r.steps) and not (self.reconstruct or self.refit):
             raise ValueError(
                 "rounds repeat refine, reconstruct and refit, and there is none: leave rounds out"
             )
-        by_gain = r is None or not r.steps or r.candidates.criterion == "gain"
-        if why := conflict(self.allocation, self.initial.granularity, by_gain):
-            raise ValueError(why)
-        if "values" in parts_of(self.allocation):
-            self._check_learned()
         return self
 
-    def _check_learned(self) -> None:
-        """ValueError where an allocation's values do not go with the other settings."""
-        file = isinstance(self.allocation, Given)
-        theirs = "values of the allocation's file" if file else "grids of allocation.quantise"
-        if self.initial.by_layer:
-            raise ValueError(
-                f"{self.initial.method} finds values of its own, which would leave the {theirs}: leave one "
-                "of them out"
-            )
-        for part in ("rows", "reconstruct", "refit", "quantise"):
-            if getattr(self, part) is not None:
-                raise ValueError(f"{part} would leave the {theirs}: leave one of them out")
+    def _beside(self, brings: Brings) -> None:
+        """Keep to what an allocation brings: ValueError where another setting would undo it."""
+        r = self.refine
+        by_row = self.initial.granularity == "output" or brings.rows
+        if r is not None and "budget" not in r.model_fields_set and by_row:
+            # what the first mask meets in each row stays so where it can, unless another budget is said
+            kept = r.model_copy(update={"budget": "row"})
+            if refine_conflict(kept) is None:
+                self.__dict__["refine"] = kept
+        if why := conflict(brings, self):
+            raise ValueError(why)
+
+    def beside(self, brings: Brings) -> Recipe:
+        """This recipe for an allocation found before, which brings this. InputError: they do not go
+        together."""
+        recipe = self.model_copy()
+        try:
+            recipe._beside(brings)
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        return recipe
 
     def _check_pattern(self) -> None:
         """ValueError where a pattern does not go with the other settings."""
@@ -162,7 +149,7 @@ class Recipe(Part):
         rule = overrides.get("allocation.method")
         if rule is not None and isinstance(own := data.get("allocation"), dict) and own.get("method") != rule:
             data["allocation"] = {}
-        for key, value in overrides.items():
+        for key, value in sorted(overrides.items(), key=lambda pair: pair[0].count(".")):
             set_dotted(data, key, value)
         return cls.parse(data, f"recipe {name_or_path!r}{' with these settings' if overrides else ''}")
 

@@ -56,12 +56,15 @@ def sparsity_in(path: str) -> float | None:
 
 
 def set_dotted(data: dict[str, Any], dotted: str, value: Any) -> None:
-    """data["a"]["b"] = value for the name a.b, with the groups that are missing."""
+    """data["a"]["b"] = value for the name a.b, with the groups that are missing; a method's name that stands
+    where its group of settings may is the first of them. InputError: a is no group."""
     *parents, last = dotted.split(".")
     for key in parents:
         child = data.get(key)
         if child is None:
             child = data[key] = {}
+        elif isinstance(child, str) and key in ("allocation", "between"):
+            child = data[key] = {"method": child}
         if not isinstance(child, dict):
             raise InputError(f"cannot set {dotted!r}: {key!r} is not a group of settings")
         data = child

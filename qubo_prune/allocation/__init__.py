@@ -25,6 +25,10 @@ OnLayer = Callable[[int, int], None]
 Method = Callable[[Mapping[str, Layer], float, AllocationSettings, OnLayer | None], Allocation]
 
 
+_SAME = 1e-5
+"""Relative difference of norms up to which weights count as the same."""
+
+
 def _uniform(
     layers: Mapping[str, Layer], sparsity: float, settings: AllocationSettings, on_layer: OnLayer | None
 ) -> Allocation:
@@ -44,10 +48,19 @@ def _given(
         check_found(layers, sparsity, whole)
         return whole
     if settings.file is not None:
-        rates, found = given.read_rates(settings.file)
-        if group is not None and found not in (None, group):
-            raise InputError(f"allocation.group is {group}, and {settings.file!r} has patterns of {found}.")
-        group = found if group is None else group
+        found = given.read_rates(settings.file)
+        if group is not None and found.group not in (None, group):
+            raise InputError(
+                f"allocation.group is {group}, and {settings.file!r} has patterns of {found.group}."
+            )
+        group = found.group if group is None else group
+        weights = sum(layer.numel for layer in layers.values())
+        if found.total_weights not in (None, weights) and not settings.rescale:
+            raise InputError(
+                f"{settings.file!r} has rates of layers with {found.total_weights:,} weights, and those to "
+                f"prune have {weights:,}: find rates for this model, or set allocation.rescale to true."
+            )
+        rates = found.rates
     return given.allocate(layers, sparsity, rates, rescale=settings.rescale, group=group)
 
 
@@ -101,23 +114,34 @@ def check_allocation(layers: Mapping[str, Layer], sparsity: float, settings: All
 
 
 def check_found(layers: Mapping[str, Layer], sparsity: float, found: Allocation) -> None:
-    """That an allocation from elsewhere is one of these layers at this sparsity. InputError: it is not."""
+    """That an allocation from elsewhere is one of these layers at this sparsity, and its values were made
+    from these weights, in whatever dtype. InputError: it is not."""
     sizes = {name: layer.numel for name, layer in layers.items()}
     if found.sizes != sizes or found.counts.keys() != sizes.keys():
         raise InputError("allocation: it is of other layers than those to prune: find one for this model.")
     wanted, total = prune_count(sum(sizes.values()), sparsity), sum(found.counts.values())
     if found.group is None and total != wanted:
-        raise InputError(f"allocation: it prunes {total} weights, and sparsity {sparsity} is {wanted}.")
+        share = total / sum(sizes.values())
+        raise InputError(
+            f"allocation: it prunes {total:,} weights, and sparsity {sparsity} is {wanted:,}: set sparsity "
+            f"to {share:.6g}, or find an allocation for this one."
+        )
     for name, count in found.counts.items():
         if not 0 <= count <= sizes[name]:
             raise InputError(f"allocation: it prunes {count} of the {sizes[name]} weights of layer {name!r}.")
-    if strange := (found.rows.keys() | found.values.keys()) - sizes.keys():
+    if strange := (found.rows.keys() | found.values.keys() | found.norms.keys()) - sizes.keys():
         raise InputError(f"allocation: {min(strange)!r} is not one of the layers to prune.")
     for name, values in found.values.items():
         if values.shape != layers[name].shape or not bool(torch.isfinite(values).all()):
             raise InputError(
                 f"allocation: the values of layer {name!r} are of shape {tuple(values.shape)} or not finite; "
                 f"they must be finite, of shape {tuple(layers[name].shape)}."
+            )
+    for name, norm in found.norms.items():
+        if abs(layers[name].norm() - norm) > _SAME * norm:
+            raise InputError(
+                f"allocation: its values of layer {name!r} were made from other weights than this model has: "
+                "find an allocation for this model."
             )
     for name, rows in found.rows.items():
         check_rows(rows, layers[name].weight, f"allocation of layer {name!r}", found.counts[name])

@@ -84,6 +84,7 @@ def allocate(
               for name in layers},
         rows={name: rows for name, fit in found.items() if (rows := fit.rows) is not None},
         values=values,
+        norms={name: layer.norm() for name, layer in layers.items()} if values else {},
         details={"blocks": records} | ({} if grids is None else {"quantisation": grids.model_dump()}),
     )  # fmt: skip
 

@@ -1,6 +1,7 @@
 """Rates that the user gives: layer name patterns with a sparsity each, the rest sharing what is left."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +101,23 @@ def _counts_of_groups(sizes: Mapping[str, int], rates: Mapping[str, float], grou
     return counts
 
 
-def read_rates(path: str | Path) -> tuple[dict[str, Any], int | None]:
-    """(pattern -> rate, M of N:M or None) from a YAML or JSON file.
+@dataclass(frozen=True)
+class RatesFile:
+    """rates: pattern -> rate. group: M of N:M. total_weights: of the layers that the rates were found for.
+    The latter two are None where the file does not say."""
+
+    rates: dict[str, Any]
+    group: int | None = None
+    total_weights: int | None = None
+
+
+def read_rates(path: str | Path) -> RatesFile:
+    """The rates of a YAML or JSON file.
 
     The file is the mapping itself, or an object that has it under `rates`, and M, if there is one, under
-    `group` or in the texts "N:M" of a mapping `pattern`. So the files that `qubo-prune allocate --output` and
-    `qubo-prune alpha --output` write can be read. InputError: no such file, no mapping, or no such M.
+    `group` or in the texts "N:M" of a mapping `pattern`; `layers` is then how many rates there must be. So
+    the files that `qubo-prune allocate --output` and `qubo-prune alpha --output` write can be read.
+    InputError: no such file, no mapping, no such M, or another number of rates.
     """
     try:
         found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -113,13 +125,19 @@ def read_rates(path: str | Path) -> tuple[dict[str, Any], int | None]:
         raise InputError(f"allocation.file {str(path)!r} cannot be read: {error}") from None
     except yaml.YAMLError as error:
         raise InputError(f"allocation.file {str(path)!r} is neither JSON nor YAML: {error}") from None
-    group = None
+    group = total = None
     if isinstance(found, dict) and isinstance(found.get("rates"), dict):
-        group = _group(found, path)
+        group, total, layers = _group(found, path), found.get("total_weights"), found.get("layers")
         found = found["rates"]
+        if isinstance(layers, int) and layers != len(found):
+            raise InputError(
+                f"allocation.file {str(path)!r} says that it has the rates of {layers} layers, and has "
+                f"{len(found)}: it is cut off; write it again, or take `layers` out where you changed it."
+            )
     if not isinstance(found, dict) or not found:
         raise InputError(f"allocation.file {str(path)!r}: it must map layer name patterns to sparsities.")
-    return {str(pattern): rate for pattern, rate in found.items()}, group
+    rates = {str(pattern): rate for pattern, rate in found.items()}
+    return RatesFile(rates, group, total if isinstance(total, int) else None)
 
 
 def _group(found: dict[str, Any], path: str | Path) -> int | None:
@@ -143,7 +161,7 @@ def _group(found: dict[str, Any], path: str | Path) -> int | None:
 def group_in(path: str | Path) -> int | None:
     """M of the N:M in a file of rates; None: it has none, or `read_rates` refuses the file."""
     try:
-        return read_rates(path)[1]
+        return read_rates(path).group
     except InputError:
         return None
 

@@ -52,17 +52,17 @@ def fill(
     sizes: weights of each layer. A rate is clip(scale * weight, floor, ceiling) with the one scale that makes
     sum(size * rate) the total, so what a layer above the ceiling would have had goes to the others. A
     layer's own ceiling is the whole number of weights just below ceiling * size, and one less than size at
-    most. Departure from the paper, which only scales: rates may pass 1 there.
+    most; its own floor the whole number just above floor * size, that ceiling at most. Departure from the
+    paper, which only scales: rates may pass 1 there.
 
     InputError: a total that no rates between floor and ceiling reach.
     """
     size = np.asarray(sizes, dtype=np.float64)
     weight = np.asarray(weights, dtype=np.float64)
     most = np.minimum(np.floor(size * ceiling + 1e-9), size - 1.0)
-    high = most / size
-    low = np.minimum(floor, high)
-    least = float((size * low).sum())
-    if not least - 1e-6 <= total <= most.sum() + 1e-6:
+    least = np.minimum(np.ceil(size * floor - 1e-9), most)
+    low, high = least / size, most / size
+    if not least.sum() - 1e-6 <= total <= most.sum() + 1e-6:
         raise InputError(
             f"{total:,.0f} of {size.sum():,.0f} weights cannot be pruned with at least {floor:.4g} and at "
             f"most {ceiling:.4g} of each layer: change the sparsity, allocation.floor or allocation.ceiling."

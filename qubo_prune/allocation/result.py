@@ -18,7 +18,8 @@ class Allocation:
     where each layer keeps N of each M consecutive inputs of a row, with counts = size * (M - N) / M. seen:
     layer -> name -> a figure that the rule went by, such as alpha. rows: layer -> int64 (out,) weights to
     prune of each row, where the rule says so. values: layer -> (out, in) the values that weights get, where
-    the rule changes them. details: JSON values about the rule's work, for the report.
+    the rule changes them. norms: layer -> `Layer.norm` of the weights that `values` were made from.
+    details: JSON values about the rule's work, for the report.
     """
 
     method: str
@@ -28,6 +29,7 @@ class Allocation:
     seen: dict[str, dict[str, float]] = field(default_factory=dict)
     rows: dict[str, Tensor] = field(default_factory=dict)
     values: dict[str, Tensor] = field(default_factory=dict)
+    norms: dict[str, float] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
 
     @property

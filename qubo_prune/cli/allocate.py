@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,9 +12,17 @@ import yaml
 from rich.table import Table
 
 from qubo_prune.cli.live import Live
-from qubo_prune.cli.output import assignments, check_file, guarded, notes, number, print_json, results
-from qubo_prune.errors import InputError
-from qubo_prune.recipe_files import sparsity_in
+from qubo_prune.cli.output import (
+    assignments,
+    check_file,
+    guarded,
+    notes,
+    number,
+    print_json,
+    results,
+    write_text,
+)
+from qubo_prune.recipe_files import set_dotted, sparsity_in
 
 if TYPE_CHECKING:
     from qubo_prune.allocation import Allocation
@@ -35,7 +44,12 @@ def allocate(
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method: per, search, steps, ..."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="A setting of the method: per, search, steps, ... "
+            "(`qubo-prune prune --allocation METHOD --show-recipe` has all of them).",
+        ),
     ] = None,
     calibration: Annotated[
         str | None,
@@ -47,7 +61,7 @@ def allocate(
     ] = 16,
     length: Annotated[int, typer.Option(min=2, help="Tokens a window.")] = 128,
     batch: Annotated[int, typer.Option(min=1, help="Windows per forward pass.")] = 4,
-    seed: Annotated[int, typer.Option(help="Chooses the windows.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Chooses the windows.")] = 0,
     include: Annotated[
         list[str] | None, typer.Option(help="Layer name pattern; default: all in the blocks. Repeatable.")
     ] = None,
@@ -55,8 +69,8 @@ def allocate(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Write the rates to this YAML file, for prune --allocation FILE. NAME.safetensors takes "
-            "rates of rows and quantised weights too."
+            help="Write the rates to this YAML (or .json) file, for prune --allocation FILE. "
+            "NAME.safetensors takes rates of rows and quantised weights too."
         ),
     ] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64.")] = "float32",
@@ -66,7 +80,8 @@ def allocate(
     """Share out a sparsity over the layers of a model, without pruning it."""
     chosen = _settings(method, assignments(settings or []))
     if sparsity is None:
-        sparsity = sparsity_in(method)
+        file = getattr(chosen, "file", None)
+        sparsity = None if file is None else sparsity_in(file)
     target = 0.5 if sparsity is None else sparsity
     check_file(output)
     from qubo_prune.allocation_file import is_stored, write
@@ -85,7 +100,7 @@ def allocate(
         if is_stored(output):
             write(output, found, sparsity=target)
         else:
-            output.write_text(_rates_file(found, target), encoding="utf-8")
+            write_text(_rates_file(found, target, as_json=output.suffix == ".json"), output)
             if found.rows or found.values:
                 notes().print("the file has the layers' rates; rates of rows and quantised weights go into "
                               "--output NAME.safetensors", soft_wrap=True)  # fmt: skip
@@ -106,20 +121,9 @@ def _settings(method: str, given: dict[str, Any]) -> AllocationSettings:
     nested = {key: value for key, value in named.items() if "." not in key}
     overrides = {f"allocation.{key}": value for key, value in named.items() if "." in key}
     data = {"allocation": named_rule(method, "--method") | nested, "refine": None}
-    return Recipe.parse(_with(data, overrides), "--method and --set").allocation
-
-
-def _with(data: dict[str, Any], dotted: dict[str, Any]) -> dict[str, Any]:
-    """The nested dict with values set by dotted names (quantise.bits)."""
-    for name, value in dotted.items():
-        *parents, last = name.split(".")
-        part = data
-        for key in parents:
-            part = part.setdefault(key, {})
-            if not isinstance(part, dict):
-                raise InputError(f"--set {name}: {key!r} is not a group of settings")
-        part[last] = value
-    return data
+    for name, value in overrides.items():
+        set_dotted(data, name, value)
+    return Recipe.parse(data, "--method and --set").allocation
 
 
 def _metric(found: Allocation, settings: AllocationSettings) -> str | None:
@@ -158,10 +162,19 @@ def _report(found: Allocation, settings: AllocationSettings, sparsity: float) ->
     }
 
 
-def _rates_file(found: Allocation, sparsity: float) -> str:
-    """YAML that `allocation.given.read_rates` reads."""
+def _rates_file(found: Allocation, sparsity: float, *, as_json: bool) -> str:
+    """YAML or JSON for `allocation.given.read_rates`, which sees by the numbers whether it is whole."""
     group = {} if found.group is None else {"group": found.group}
-    data = {"method": found.method, "sparsity": sparsity, **group, "rates": found.rates}
+    data = {
+        "method": found.method,
+        "sparsity": sparsity,
+        **group,
+        "total_weights": sum(found.sizes.values()),
+        "layers": len(found.rates),
+        "rates": found.rates,
+    }
+    if as_json:
+        return json.dumps(data, indent=1) + "\n"
     return yaml.safe_dump(data, sort_keys=False, width=1000)
 
 

@@ -17,7 +17,7 @@ from qubo_prune.cli.live import Live
 from qubo_prune.cli.pruning import ranges
 from qubo_prune.data import Data
 from qubo_prune.forward import forward_of
-from qubo_prune.layers import Layer, prunable_layers
+from qubo_prune.layers import Layer, check_finite, prunable_layers
 from qubo_prune.models import LoadedModel, load_model
 from qubo_prune.objective import KLToDense
 from qubo_prune.preparation import collect_evidence, share_out
@@ -52,6 +52,7 @@ def run(job: Job, live: Live) -> Allocation:
     live.phase("load model")
     loaded = load_model(job.model, dtype=job.dtype, device=job.device)
     layers = prunable_layers(loaded.model, job.include, job.exclude)
+    check_finite(layers)
     check_allocation(layers, job.sparsity, job.settings)
     if tried(job.settings):
         return _searched(job, live, loaded, layers)

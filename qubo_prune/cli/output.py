@@ -4,6 +4,7 @@ standard error."""
 import json
 import math
 import os
+import tempfile
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -37,7 +38,20 @@ def print_json(value: Any) -> None:
 
 def write_json(value: Any, path: Path) -> None:
     """One JSON value into a file, indented."""
-    path.write_text(json.dumps(plain(value), allow_nan=False, indent=1) + "\n", encoding="utf-8")
+    write_text(json.dumps(plain(value), allow_nan=False, indent=1) + "\n", path)
+
+
+def write_text(text: str, path: Path) -> None:
+    """A file of this text, whole or as it was before; a device or pipe is written to."""
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+        return
+    half = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        half.write_text(text, encoding="utf-8")
+        os.replace(half, path)
+    finally:
+        half.unlink(missing_ok=True)
 
 
 def check_file(path: Path | None, option: str = "--output") -> None:
@@ -50,6 +64,14 @@ def check_file(path: Path | None, option: str = "--output") -> None:
         raise InputError(
             f"{option} {str(path)!r} is a folder: name a file to write, as {str(path / 'out')!r}"
         )
+    if path.exists() and not path.is_file():
+        return
+    try:
+        with tempfile.TemporaryFile(dir=path.absolute().parent):
+            pass
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise InputError(f"{option} {str(path)!r}: nothing can be written to its folder: {why}") from None
 
 
 def plain(value: Any) -> Any:

@@ -22,6 +22,9 @@ _ADVANTAGE = 80.0
 """How many times as many operations a second large float32 products do as batches of float64 factors (45
 measured on two cores), and the twofold by which few iterations are run in full."""
 
+_FEW = 1 << 14
+"""Numbers in the matrices of a layer's rows up to which Cholesky factors are taken."""
+
 Solver = Literal["auto", "conjugate_gradients", "cholesky"]
 
 
@@ -68,9 +71,11 @@ def least_squares(
 
 
 def _small_supports(mask: Tensor, iterations: int) -> bool:
-    """Whether factors of all rows cost less than the products of the iterations."""
+    """Whether factors of all rows cost less than the products of the iterations, as for a few short rows: 16
+    of 64 inputs take two thirds of the time (of 576 inputs conjugate gradients are 2.4 times as fast even for
+    one row)."""
     largest = int(mask.sum(1).max())
-    return largest**3 / 3 < 2 * iterations * mask.shape[1] ** 2 / _ADVANTAGE
+    return len(mask) * largest**2 <= _FEW or largest**3 / 3 < 2 * iterations * mask.shape[1] ** 2 / _ADVANTAGE
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def test_written_read_and_pruned_by(settings: dict[str, Any], tmp_path: Path) ->
     write(file, allocation, sparsity=0.5)
     assert [path.name for path in file.parent.iterdir()] == [file.name]
     again = read(file)
-    for name in ("method", "counts", "sizes", "group", "seen", "details"):
+    for name in ("method", "counts", "sizes", "group", "seen", "norms", "details"):
         assert getattr(again, name) == getattr(allocation, name), name
     assert same(again.rows, allocation.rows)
     assert same(again.values, allocation.values)
@@ -78,16 +78,59 @@ def test_what_does_not_go_together(tmp_path: Path) -> None:
     write(values, found(quantise={"bits": 3}), sparsity=0.5)
     with pytest.raises(InputError, match=r"gives each output a count: not with initial\.granularity layer"):
         recipe(rows, initial={"granularity": "layer"})
-    with pytest.raises(InputError, match=r"gradual finds values of its own, .* allocation's file"):
+    with pytest.raises(InputError, match=r"gradual finds values of its own, .* allocation"):
         recipe(values, initial={"method": "gradual"})
-    with pytest.raises(InputError, match="refit would leave the values of the allocation's file"):
+    with pytest.raises(InputError, match="refit would leave the values of the allocation"):
         recipe(values, refit={})
     wrong = Recipe.parse({
         "allocation": {"method": "given", "file": str(rows), "rescale": True}, "refine": None,
     })  # fmt: skip
     refused(wrong, "is a whole allocation: leave rescale and group out")
-    refused(recipe(rows, sparsity=0.6), r"it prunes \d+ weights, and sparsity 0\.6 is")
+    refused(recipe(rows, sparsity=0.6), r"it prunes 1,920 weights, and sparsity 0\.6 is")
     refused(recipe(rows, include=["*.mlp.*"]), "it is of other layers than those to prune")
+
+
+@pytest.mark.parametrize(
+    ("settings", "parts", "told"),
+    [
+        (
+            {"quantise": {"bits": 3}},
+            {"initial": {"method": "sparsegpt"}},
+            "sparsegpt finds values of its own",
+        ),
+        ({"quantise": {"bits": 3}}, {"refit": {}}, "refit would leave the values of the allocation"),
+        ({"per": "row"}, {"initial": {"granularity": "global"}}, "global shares out the budget"),
+        ({"per": "row"}, {"reconstruct": {"method": "admm"}}, r"set reconstruct\.moves_mask to false"),
+    ],
+)
+def test_prune_refuses_what_would_undo_an_allocation_found_before(
+    settings: dict[str, Any], parts: dict[str, Any], told: str
+) -> None:
+    model, allocation = tiny_llama(), found(**settings)
+    with pytest.raises(InputError, match=told):
+        prune(model, BATCHES, Recipe.parse({"refine": None} | parts), allocation=allocation)
+    assert same(model.state_dict(), tiny_llama().state_dict())
+
+
+def test_a_refinement_keeps_counts_of_rows() -> None:
+    allocation = found(per="row")
+    free = {"candidates": {"max_flip": 1.0}, "trust": {"damping": 0.0}}
+    refine = {"steps": 2, "windows": 2, "batch": 1, "accept": "always"} | free
+    plain = Recipe.parse({"initial": {"method": "magnitude"}, "refine": refine})
+    report = prune(tiny_llama(), BATCHES, plain, allocation=allocation)
+    assert report.swaps > 0
+    for name, rows in allocation.rows.items():
+        assert torch.equal((~report.masks[name]).sum(1), rows)
+    assert report.recipe.refine is not None
+    assert report.recipe.refine.budget == "row"
+
+
+def test_values_of_other_weights(tmp_path: Path) -> None:
+    file = tmp_path / "values.safetensors"
+    write(file, found(quantise={"bits": 3}), sparsity=0.5)
+    with pytest.raises(InputError, match="made from other weights than this model has"):
+        prune(tiny_llama(seed=3), BATCHES, recipe(file))
+    prune(tiny_llama().bfloat16(), BATCHES, recipe(file))
 
 
 def test_other_files(tmp_path: Path) -> None:

@@ -200,6 +200,8 @@ def test_rows_of_the_first_mask_stay_rows() -> None:
     assert refine.budget == "row"
     assert (Recipe.parse(rows | {"refine": {"budget": "layer"}}).refine or refine).budget == "layer"
     assert (Recipe.parse({}).refine or refine).budget == "layer"
+    learned = {"allocation": {"method": "besa", "per": "row"}}
+    assert (Recipe.parse(learned).refine or refine).budget == "row"
     mine = Icbs()
     assert (Recipe(initial=Initial(granularity="output"), refine=mine).refine or mine).budget == "row"
     assert mine.budget == "layer"

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given as cases
 from hypothesis import strategies as st
 
 from qubo_prune.allocation import allocate as by_settings
-from qubo_prune.allocation.given import allocate, read_rates
+from qubo_prune.allocation.given import RatesFile, allocate, read_rates
 from qubo_prune.allocation_settings import Given
 from qubo_prune.errors import InputError
 from qubo_prune.layers import prunable_layers
@@ -88,7 +89,7 @@ def test_rates_of_groups() -> None:
 def test_groups_of_a_file(beside: dict[str, Any], tmp_path: Path) -> None:
     file = tmp_path / "rates.json"
     file.write_text(json.dumps({"rates": EIGHTHS, **beside}))
-    assert read_rates(file) == (EIGHTHS, 8)
+    assert read_rates(file) == RatesFile(EIGHTHS, 8)
     found = by_settings(LLAMA, 0.5, Given(file=str(file)))
     assert found.counts == allocate(LLAMA, 0.5, EIGHTHS, group=8).counts
     assert found.to_dict()["pattern"]["model.layers.0.mlp.up_proj"] == "5:8"
@@ -155,3 +156,19 @@ def test_files_that_hold_no_rates(tmp_path: Path) -> None:
     file.write_bytes(b"\xff\xfe\x00\x80")
     with pytest.raises(InputError, match="cannot be read"):
         read_rates(file)
+
+
+def test_files_that_are_cut_off_or_of_another_model(tmp_path: Path) -> None:
+    file, weights = tmp_path / "rates.yaml", sum(layer.numel for layer in LLAMA.values())
+    rates = dict.fromkeys(LLAMA, 0.5)
+    whole = yaml.safe_dump({"total_weights": weights, "layers": len(rates), "rates": rates}, sort_keys=False)
+    file.write_text(whole)
+    assert read_rates(file) == RatesFile(rates, None, weights)
+    assert sum(by_settings(LLAMA, 0.5, Given(file=str(file))).counts.values()) == weights // 2
+    file.write_text("".join(whole.splitlines(keepends=True)[:-3]))
+    with pytest.raises(InputError, match=r"the rates of 14 layers, and has 11: it is cut off"):
+        by_settings(LLAMA, 0.5, Given(file=str(file)))
+    file.write_text(whole.replace(str(weights), str(weights + 8)))
+    with pytest.raises(InputError, match="find rates for this model"):
+        by_settings(LLAMA, 0.5, Given(file=str(file)))
+    assert by_settings(LLAMA, 0.5, Given(file=str(file), rescale=True)).method == "given"

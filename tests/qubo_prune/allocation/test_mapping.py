@@ -61,8 +61,8 @@ def test_filling(
         rates = fill(sizes, weights, total, floor=floor, ceiling=ceiling)
     except InputError:
         most = sum(min(math.floor(size * ceiling), size - 1) for size in sizes)
-        least = sum(min(size * floor, size * ceiling, size - 1) for size in sizes)
-        assert total > most or total < least + len(sizes)
+        least = sum(min(math.ceil(size * floor), math.floor(size * ceiling), size - 1) for size in sizes)
+        assert total > most or total < least
         return
     named = {str(i): size for i, size in enumerate(sizes)}
     counts = exact_counts(named, dict(zip(named, map(float, rates), strict=True)), total)
@@ -74,6 +74,7 @@ def test_filling(
         assert rate >= min(floor, math.floor(size * ceiling) / size, (size - 1) / size)
         assert 0 <= count < size
         assert count <= ceiling * size + 1e-6
+        assert count >= min(math.ceil(size * floor - 1e-6), math.floor(size * ceiling), size - 1)
     for one, other, rate_one, rate_other, size in zip(
         metrics, metrics[1:], rates, rates[1:], map(min, sizes, sizes[1:]), strict=False
     ):

@@ -17,6 +17,7 @@ RULES: list[tuple[dict[str, Any], float, float]] = [
     ({"method": "uniform"}, 0.0, 1.0),
     ({"method": "alphapruning", "floor": 0.05, "ceiling": 0.95}, 0.05, 0.95),
     ({"method": "alphapruning", "per": "matrix", "floor": 0.05, "ceiling": 0.93}, 0.05, 0.93),
+    ({"method": "alphapruning", "epsilon": 1.0, "floor": 0.05}, 0.05, 0.99),
     ({"method": "alphapruning", "per": "mixed", "ceiling": 0.93}, 0.0, 0.93),
     ({"method": "alphapruning", "per": "matrix", "group": 8}, 0.0, 0.875),
     ({"method": "alphapruning", "per": "mixed", "group": 8, "ceiling": 0.85}, 0.0, 0.85),

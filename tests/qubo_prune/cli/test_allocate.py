@@ -167,6 +167,9 @@ def test_refusals(refuses: Callable[..., str], world: Any, tmp_path: Path) -> No
     assert "there is no folder" in refuses(
         *arguments(world, "uniform", "--output", tmp_path / "none" / "a.yaml")
     )
+    assert "nothing can be written to its folder" in refuses(
+        *arguments(world, "uniform", "--output", "/proc/rates.yaml")
+    )
     assert "at most 0.99" in refuses(*arguments(world, "besa", "--sparsity", 0.999))
     search = ["--set", "search=[0.1, 0.2]"]
     assert "too little calibration text" in refuses(*arguments(world, "owl", *search))
@@ -176,6 +179,27 @@ def test_refusals(refuses: Callable[..., str], world: Any, tmp_path: Path) -> No
     assert "no whole number of 8 weights" in refuses(
         *arguments(world, "alphapruning", "--set", "group=8", "--set", "floor=0.6", "--set", "ceiling=0.62")
     )
+
+
+def test_names_and_shorthands(
+    invoke: Invoke, world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    invoke(*arguments(world, "uniform", "--output", "besa", "--sparsity", 0.7))
+    few = ("--set", "steps=2", "--json")
+    report = json.loads(invoke(*arguments(world, "besa", *few)).stdout)
+    assert (report["method"], report["target"]) == ("besa", 0.5)
+    report = json.loads(invoke(*arguments(world, "./besa", "--json")).stdout)
+    assert (report["method"], report["target"]) == ("given", 0.7)
+    for settings in (["between=alphapruning", "between.epsilon=0.1"], ["between.epsilon=0.1", "between=owl"]):
+        chosen = [part for setting in settings for part in ("--set", setting)]
+        if "owl" in settings[1]:
+            chosen[1] = "between.spread=0.1"
+        between = json.loads(invoke(*arguments(world, "besa", *few, *chosen)).stdout)["settings"]["between"]
+        assert between.get("epsilon", between.get("spread")) == 0.1
+    invoke(*arguments(world, "uniform", "--output", "rates.json"))
+    assert json.loads(Path("rates.json").read_text())["layers"] == 14
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["besa", "rates.json"]
 
 
 def test_prune_takes_rates_by_settings(invoke: Invoke) -> None:
