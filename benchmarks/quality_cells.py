@@ -106,6 +106,8 @@ class Method:
         """`[LABEL=]SOURCE[:KEY=VALUE]...`. InputError: no such recipe, or no such setting."""
         head, *pairs = text.split(":")
         label, _, source = head.rpartition("=")
+        if "pattern" in (key.partition("=")[0] for key in pairs):
+            raise InputError(f"--method {text!r}: patterns are targets: write --sparsity 2:4, or another")
         settings = assignments(pairs)
         told = ", ".join(f"{key}={value}" for key, value in settings.items())
         method = cls(label or Path(source).stem + (f" ({told})" if told else ""), source, settings)
@@ -194,8 +196,10 @@ def matrix(
 ) -> list[Cell]:
     """Every combination, the dense model of each first, then seed by seed; Wanda is always among the methods.
 
-    InputError: two methods of one label.
+    InputError: two methods of one label, or no seed.
     """
+    if not seeds:
+        raise InputError("--seeds: write a number of at least 1")
     labels = [method.label for method in methods]
     if len(set(labels)) < len(labels) or DENSE in labels:
         raise InputError(f"methods {', '.join(labels)}: give each a label of its own (LABEL=RECIPE)")

@@ -40,14 +40,16 @@ def merged(old: Sequence[Record], new: Sequence[Record]) -> list[Record]:
 
 def markdown(records: Sequence[Record], plots: Sequence[Sequence[str]] = ()) -> str:
     """The tables of all sections, what they mean, and the plots of each."""
+    known = any(r.get("perplexity_masks_alone") is not None for r in records)
+    alone = "Masks alone: the perplexity before the kept weights got new values. " if known else ""
     lines = [
         "# Quality by method and sparsity",
         "",
         "Mean ± standard deviation over calibration seeds; a seed gives all methods the same calibration "
         "windows, and *against Wanda* is the mean of the changes seed by seed; *gap closed*: the share of "
         "log(Wanda's perplexity / the dense model's) that is gone. KL: to the dense model, nats "
-        "per predicted token, on a range of the calibration text that no method saw. Masks alone: the "
-        "perplexity before the kept weights got new values. Seconds: of the pruning, measurements left out, "
+        f"per predicted token, on a range of the calibration text that no method saw. {alone}"
+        "Seconds: of the pruning, measurements left out, "
         f"and as a multiple of a plain Wanda pass in the same process{_timed_on(records)}; of these "
         "allocation: those of finding how much to prune in each layer, where a method does (statistics not "
         "counted). GiB: the most memory that the process had. Written by `benchmarks/quality.py`.",

@@ -66,7 +66,8 @@ def prune(
     """Prune `model` in place and report.
 
     calibration    token windows in three ranges (`calibration.split_ranges`), a `Data`, or any finite
-                   iterable of batches (token ids (B, T), dicts of inputs, images, ...)
+                   iterable of batches (token ids (B, T), dicts of inputs, images, ...); statistics and losses
+                   count all positions alike, so texts must be cut or joined to one length, not padded
     recipe         what to do; default: 50 %, Wanda start, iCBS refinement
     loss           None: the recipe's objective on the model's logits. Else a function (model, batch) ->
                    scalar mean or per-sample losses (B,), or any `objective.Objective`
@@ -81,7 +82,7 @@ def prune(
                    of one's own; the model must not be changed
 
     Everything is checked before a weight changes; InputError (a ValueError) names what is wrong. An error
-    later puts the dense weights back. Ctrl-C from the refinement on returns normally, with the model at the
+    later puts the dense weights back. Ctrl-C from the row problems on returns normally, with the model at the
     last accepted mask and `stopped == "interrupted"` (a reconstruction that was not accepted yet is undone,
     one with accept "always" keeps the layers done, a refit its best values so far); before that it puts the
     dense weights back and is raised.
@@ -143,19 +144,25 @@ def prune(
         clock.lap("evaluate initial")
         tell("initial", model)
         clock.lap("on_masks")
+        interrupted = False
         if recipe.rows is not None:
-            walks["rows"] = rows(state, run, batches, recipe.rows, allocation, recipe.seed, weigh, say)
-            clock.lap("rows")
-            counted = Counted(report_pairs, "loss after the row problems", say)
-            figures["rows"] = mean_value(model, counted, objective) if report_pairs else None
-            clock.lap("evaluate rows")
-            tell("rows", model)
-            clock.lap("on_masks")
+            figures["rows"] = None
+            try:
+                walks["rows"] = rows(state, run, batches, recipe.rows, allocation, recipe.seed, weigh, say)
+                clock.lap("rows")
+                counted = Counted(report_pairs, "loss after the row problems", say)
+                figures["rows"] = mean_value(model, counted, objective) if report_pairs else None
+                clock.lap("evaluate rows")
+                tell("rows", model)
+                clock.lap("on_masks")
+            except KeyboardInterrupt:  # the blocks done stay done
+                interrupted = True
         rounds = Rounds(
             state, objective, recipe, run, itertools.cycle([*data.calibrate, *data.own]), batches,
             data.own_refit, data.accept, report_pairs,
             None if evidence.moments is None else importance_of(state, evidence), allocation,
             None if export_blocks is None else Path(export_blocks), weigh, say, tell, clock, figures, walks,
+            interrupted=interrupted,
         )  # fmt: skip
         result = rounds.run()
         seconds["total"] = time.perf_counter() - begun

@@ -106,7 +106,7 @@ def rows(
     say: OnProgress,
 ) -> list[LayerRecord]:
     """The masks of all layers by row problems, block after block; N:M patterns of the allocation hold."""
-    method = Rows(recipe.method, recipe.budget, recipe.options, allocation.patterns, seed)
+    method = Rows(recipe.method, recipe.budget, recipe.options, allocation.patterns, seed, recipe.time_limit)
     weights = weigh(recipe.output_weights, batches)
     telling = _telling("rows", len(state.layers), say)
     return walk(

@@ -115,7 +115,10 @@ class Recipe(Part):
         if self.initial.granularity is not None:
             raise ValueError(f"pattern {pattern} says what is counted over: leave initial.granularity out")
         if self.allocation.method != "uniform":
-            raise ValueError(f"pattern {pattern} is the same in each layer: leave allocation out")
+            raise ValueError(
+                f"pattern {pattern} is the same in each layer: set allocation to uniform, or take a recipe "
+                "whose name ends in -2-4"
+            )
         r = self.refine
         if r is not None and r.steps and r.candidates.criterion != "gain":
             criterion = r.candidates.criterion

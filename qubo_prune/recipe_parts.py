@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from qubo_prune.settings import Part
 
@@ -37,6 +37,14 @@ class Initial(Part):
         description="sparsegpt, gradual: of the kept weights; original: the masks alone are taken over",
     )
     output_weights: int | None = Field(None, ge=1, description="sparsegpt, gradual: as for rows")
+
+    @model_validator(mode="after")
+    def _of_the_method(self) -> Initial:
+        if self.damping is not None and not self.by_layer:
+            raise ValueError(f"{self.method} has no Gram matrix to damp: leave damping out")
+        if self.stages != type(self).model_fields["stages"].default and self.method != "gradual":
+            raise ValueError(f"{self.method} prunes at once: stages are of gradual, leave them out")
+        return self
 
     @property
     def by_layer(self) -> bool:
@@ -81,7 +89,10 @@ class RowProblems(Part):
     """The first mask, moved layer by layer by the error of each layer's own outputs (refine/rows.py)."""
 
     method: Literal["descent", "tabu", "anneal"] = Field("descent", description="of solve_batch")
-    options: dict[str, Any] = Field(default_factory=dict, description="the method's, as for solve_batch")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="tabu: steps, tenure, patience; anneal: sweeps, hot, cold"
+    )
+    time_limit: float | None = Field(None, gt=0, description="seconds of a layer's solve")
     budget: Literal["row", "layer"] = Field(
         "row", description="row: each output keeps its count; layer: weights also move between outputs"
     )
@@ -96,6 +107,13 @@ class RowProblems(Part):
         description="groups of a layer's outputs, each with a weight for every position: the loss's squared "
         "gradient by these outputs in the dense model; None: positions and outputs count alike",
     )
+
+    @model_validator(mode="after")
+    def _options_of_the_method(self) -> RowProblems:
+        from qubo_solvers.batch.settings import settings_of  # needs numpy
+
+        settings_of(self.method, self.options)
+        return self
 
 
 class Reconstruct(Part):
@@ -128,6 +146,14 @@ class Reconstruct(Part):
         "if_better", description="if_better: all is undone unless the accepting loss falls"
     )
     output_weights: int | None = Field(None, ge=1, description="as for rows")
+
+    @model_validator(mode="after")
+    def _of_the_method(self) -> Reconstruct:
+        usual = type(self).model_fields
+        for name in ("moves_mask", "granularity"):
+            if self.method != "admm" and getattr(self, name) != usual[name].default:
+                raise ValueError(f"{self.method} keeps the mask: {name} is of admm, leave it out")
+        return self
 
 
 class Refit(Part):

@@ -49,6 +49,7 @@ class Rounds:
     further      those that the refit has beside them
     accept, report  batches to decide by; the report range with its dense answers
     importance, export  as for `IcbsLoop`; allocation: its pattern holds in all that moves masks
+    interrupted  Ctrl-C came before: no round is begun, the model is measured as it is
     weigh        output weights for the reconstruction, see `layer_phases.weighing`
     say, tell    `prune`'s on_progress and on_masks
     """
@@ -73,6 +74,7 @@ class Rounds:
     walks: dict[str, list[LayerRecord]]
     refits: list[RefitRecord] = field(default_factory=list)
     refit_stopped: str | None = None
+    interrupted: bool = False
 
     def run(self) -> RefineResult:
         """All rounds. Ctrl-C ends them with what was accepted, and the result's `stopped` says so."""
@@ -92,7 +94,9 @@ class Rounds:
         """The masks of one round."""
         recipe, refine = self.recipe, self.recipe.refine
         result = RefineResult(stopped="no refinement", swaps_by_layer=dict.fromkeys(self.state.layers, 0))
-        if refine is not None and refine.steps:
+        if self.interrupted:
+            result.stopped = "interrupted"
+        elif refine is not None and refine.steps:
             assert self.importance is not None
             try:  # the loop itself ends well on Ctrl-C
                 accept = self._accepting if refine.accept == "if_better" else []

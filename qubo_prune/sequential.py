@@ -88,8 +88,8 @@ def walk(
 
     InputError: nothing to hold out, a layer that saw no input or none that is finite, or whose inputs differ
     in number on the two paths or from what the weights were collected at, an answer of the method that does
-    not fit. Layers changed before stay changed, as they do on Ctrl-C: `PruneState.saved` first where that is
-    not wanted.
+    not fit. Layers changed before stay changed, as they do on Ctrl-C (but with by_block those of a block that
+    was not judged yet): `PruneState.saved` first where that is not wanted.
     """
     held = _held_out(len(batches), held_out)
     records: list[LayerRecord] = []
@@ -101,11 +101,16 @@ def walk(
             judge = walker.judge(stop) if by_block and stop is not None else None
             saved = state.saved() if judge is not None else None
             before = judge() if judge is not None else 0.0
-            for names, calls in walker.groups(stop, layers).values():
-                for name, evidence in walker.evidence(stop, names, calls):
-                    records.append(_change(state, name, method, evidence, keeps_budget))
-                    if on_layer is not None:
-                        on_layer(records[-1])
+            try:
+                for names, calls in walker.groups(stop, layers).values():
+                    for name, evidence in walker.evidence(stop, names, calls):
+                        records.append(_change(state, name, method, evidence, keeps_budget))
+                        if on_layer is not None:
+                            on_layer(records[-1])
+            except BaseException:
+                if saved is not None:
+                    state.restore(saved)
+                raise
             if judge is not None and saved is not None and any(r.changed for r in records[first:]):
                 after = judge()
                 if not after < before:

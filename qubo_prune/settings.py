@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 class Part(BaseModel):
     """A group of settings: unknown names are refused, and assignments are validated."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
 
 
 def told(root: type[BaseModel], kind: str, location: Sequence[int | str], message: str) -> str:
@@ -27,8 +27,10 @@ def told(root: type[BaseModel], kind: str, location: Sequence[int | str], messag
             f"there is no such setting; {'did you mean' if near else 'there are'} {', '.join(near or names)}"
         )
     if kind in ("model_type", "model_attributes_type"):
-        names = [name for group in _groups(root, location) for name in group.model_fields]
-        return f"this is a group of settings: give some of {', '.join(names)} below it, or null for none"
+        groups = _groups(root, location)
+        names = list(dict.fromkeys(name for group in groups for name in group.model_fields))
+        none = " or null for none" if _may_be_none(root, location) else " or leave it out"
+        return f"this is a group of settings: give some of {', '.join(names)} below it,{none}"
     if kind == "union_tag_invalid":
         names = [str(_tag(group)) for group in _groups(root, location)]
         return f"no such method: there are {', '.join(names)}"
@@ -44,6 +46,14 @@ def _groups(root: type[BaseModel], location: Sequence[int | str]) -> list[type[B
         fields = [group.model_fields[str(key)].annotation for group in groups if key in group.model_fields]
         groups = chosen or [model for field in fields for model in _models(field)]
     return groups
+
+
+def _may_be_none(root: type[BaseModel], location: Sequence[int | str]) -> bool:
+    """Whether the field at a location may be null."""
+    parents = _groups(root, location[:-1])
+    name = str(location[-1]) if location else ""
+    fields = [group.model_fields[name] for group in parents if name in group.model_fields]
+    return any(type(None) in get_args(field.annotation) for field in fields)
 
 
 def _tag(group: type[BaseModel]) -> str | None:

@@ -161,7 +161,7 @@ class Walker:
         layers, weights = self._state.layers, self._weights
         if weights is None:
             ((fit, held),) = self._moments(stop, layers[names[0]], calls)
-            (fit if held is None or fit.tokens else held).check(names[0])
+            _check(fit, held, names[0])
             for name in names:
                 yield name, PathEvidence(self._state.original(name), fit, held)
             return
@@ -169,7 +169,7 @@ class Walker:
             original, parts = self._state.original(name), []
             moments = self._moments(stop, layers[name], calls)
             for rows, (fit, held) in zip(weights.groups(name), moments, strict=True):
-                (fit if held is None or fit.tokens else held).check(name)
+                _check(fit, held, name)
                 parts.append((rows, PathEvidence(original[rows], fit, held)))
             yield name, GroupedEvidence(original, parts, weights.prices(name))
 
@@ -216,3 +216,10 @@ class Walker:
             self._dense_inputs[i] = found
             self._dense_bytes += sum(x.nbytes for inputs in found.values() for x in inputs)
         return found[leader]
+
+
+def _check(fit: PathMoments, held: PathMoments | None, name: str) -> None:
+    """InputError, naming the layer: moments that are not finite, or no input in either of them."""
+    seen = [moments for moments in (fit, held) if moments is not None and moments.tokens]
+    for moments in seen or [fit]:
+        moments.check(name)

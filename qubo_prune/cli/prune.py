@@ -37,11 +37,15 @@ def prune(
     solver: Annotated[
         str | None, typer.Option(help="Who solves the blocks: see `qubo-prune solvers`.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Refinement steps; 0: only the first mask.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Refinement steps of iCBS; 0: none.")] = None,
     time_limit: Annotated[float | None, typer.Option(help="Seconds for the refinement.")] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any setting of the recipe, by its dotted name."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any setting of the recipe, by its dotted name: --show-recipe has all.",
+        ),
     ] = None,
     calibration: Annotated[
         str | None, typer.Option(help=f"Text to calibrate on. {_TEXT} Default: C4 text from exllamav3.")
@@ -61,7 +65,8 @@ def prune(
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64.")] = "float32",
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     show_recipe: Annotated[
-        bool, typer.Option("--show-recipe", help="Print the recipe with all settings; stop.")
+        bool,
+        typer.Option("--show-recipe", help="Print the recipe with all settings and what they mean; stop."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:
@@ -74,7 +79,9 @@ def prune(
     _check_refines(recipe, solver, given)
     chosen = load_recipe(recipe, solver, given, allocation)
     if show_recipe:
-        typer.echo(chosen.to_yaml(), nl=False)
+        from qubo_prune.recipe_text import described
+
+        typer.echo(described(chosen), nl=False)
         return
     if model is None:
         raise InputError("name a model to prune: a folder, a .gguf file, package:NAME or a Hugging Face id")

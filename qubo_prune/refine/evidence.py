@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from qubo_prune.blocks import Block
+from qubo_prune.errors import InputError
 from qubo_prune.icbs_settings import Icbs
 from qubo_prune.objective import Batch, Objective, batch_size
 from qubo_prune.quadratic import Curvature
@@ -41,11 +42,19 @@ class _Watched:
 
 
 def teach(state: PruneState, objective: Objective, batches: Sequence[Batch]) -> list[Pair]:
-    """Every batch with the dense model's answer, where the objective needs one."""
+    """Every batch with the dense model's answer, where the objective needs one. InputError: it is NaN, by
+    which nothing could be decided."""
     if not objective.needs_teacher or not len(batches):
         return [(batch, None) for batch in batches]
     with state.dense(), frozen(state.model):
-        return [(batch, objective.teacher(state.model, batch)) for batch in batches]
+        pairs = [(batch, objective.teacher(state.model, batch)) for batch in batches]
+    for i, (_, answer) in enumerate(pairs):
+        if answer is not None and bool(torch.isnan(answer).any()):
+            raise InputError(
+                f"the dense model's answer to batch {i} of the {len(pairs)} to decide or report by is NaN: "
+                "look for NaN or infinite values in its embeddings and head, or try float32"
+            )
+    return pairs
 
 
 class LossEvidence:

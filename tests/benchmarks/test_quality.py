@@ -191,6 +191,8 @@ def test_what_is_published_is_not_measured_again(bench: dict[str, ModuleType], t
 
 def test_refusals(bench: dict[str, ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench["quality"].main(["--quick", "--method", "nope", "--output", str(tmp_path)]) == 2
+    assert bench["quality"].main(["--quick", "--method", "wanda:pattern=2:4", "--output", str(tmp_path)]) == 2
+    assert bench["quality"].main(["--quick", "--seeds", "0", "--output", str(tmp_path)]) == 2
     assert "no recipe 'nope'" in capsys.readouterr().err
     for quick, jobs, told in ((["--quick"], "2", "--quick runs in this"), ([], "0", "at least 1")):
         assert bench["quality"].main([*quick, "--jobs", jobs, "--output", str(tmp_path)]) == 2

@@ -262,6 +262,48 @@ def test_an_interrupt_in_the_reconstruction_keeps_what_was_accepted(
     check_model(model, report, copy(tiny_llama()), 0.5)
 
 
+@pytest.mark.parametrize(("by_block", "at"), [(True, 3), (True, 9), (True, 14), (False, 9)])
+def test_an_interrupt_in_the_row_problems_keeps_the_blocks_done(by_block: bool, at: int) -> None:
+    model = tiny_llama()
+    before, stop_at = copy(model), at
+
+    def stop(progress: Progress) -> None:
+        if progress.phase == "rows" and progress.done == stop_at:
+            raise KeyboardInterrupt
+
+    plain = prune(
+        tiny_llama(), windows(), recipe(refine=None, reconstruct=None, initial={"method": "magnitude"})
+    )
+    chosen = recipe(rows={"by_block": by_block, "held_out": 0}, initial={"method": "magnitude"})
+    report = prune(model, windows(), chosen, on_progress=stop)
+    assert report.stopped == "interrupted"
+    assert report.figures["rows"] is None
+    assert report.figures["refined"] is not None
+    assert report.swaps == 0
+    check_model(model, report, before, 0.5)
+    moved = [name for name, mask in report.masks.items() if not torch.equal(mask, plain.masks[name])]
+    assert len(moved) <= (at // 7 * 7 if by_block else at)
+    assert bool(moved) == (at > 7)
+
+
+@pytest.mark.parametrize("where", ["accept", "held out"])
+def test_nan_in_windows_to_judge_by_is_refused(where: str) -> None:
+    model = tiny_llama()
+    data = Data.of(windows(), 4)
+    rare = 31
+    with torch.no_grad():
+        model.get_parameter("model.embed_tokens.weight")[rare] = torch.nan
+    before = copy(model)
+    judges = data.accept if where == "accept" else data.calibrate
+    judges[-1][0, 3] = rare
+    parts = {"rows": {}, "initial": {"method": "magnitude"}, "reconstruct": None}
+    with pytest.raises(
+        InputError, match="answer to batch .* is NaN" if where == "accept" else "inputs are NaN"
+    ):
+        prune(model, data, recipe(**(parts if where == "held out" else {})))
+    assert unchanged(model, before)
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_whatever_stops_sparsegpt_restores_the_dense_weights(error: type[BaseException]) -> None:
     model = tiny_llama()
