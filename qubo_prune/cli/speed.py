@@ -40,7 +40,7 @@ def speed(
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as one JSON object.")] = False,
 ) -> None:
-    """Time a pruned model's layers on this hardware, one of each shape, sparse against dense."""
+    """Time a pruned model's layers on this hardware, the sparsest of each shape, sparse against dense."""
     from qubo_prune.layers import prunable_layers
     from qubo_prune.models import load_model
     from qubo_prune.provenance import provenance
@@ -60,6 +60,9 @@ def speed(
         shown = [one.to_dict() for one in found]
         print_json({"model": model, "dtype": dtype, "device": device, "speeds": shown,
                     "provenance": provenance(seed)})  # fmt: skip
+    elif all(one.refusal is not None for one in found):
+        why = "; ".join(dict.fromkeys(f"{one.format}: {one.refusal}" for one in found))
+        raise InputError(f"nothing can be measured in {dtype} on {device}: {why}. Choose another --dtype.")
     else:
         _show(found, model, dtype, device, chosen)
 

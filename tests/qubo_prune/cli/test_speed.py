@@ -44,3 +44,5 @@ def test_eighty_columns_hold_a_large_layer(
 def test_refusals(refuses: Callable[..., str], world: Any) -> None:
     assert "above 0 and below 1" in refuses("speed", world.model, "--sparsity", 1)
     assert "matches no linear layer" in refuses("speed", world.model, "--include", "*.nothing")
+    told = refuses("speed", world.model, "--dtype", "bfloat16", "--budget", 0, "--tokens", 1)
+    assert "nothing can be measured in bfloat16 on cpu: scipy_csr: float32 and float64 only" in told
