@@ -45,10 +45,10 @@ def _save(draw: Callable[[Any, Sequence[Record]], None], own: Sequence[Record], 
     figure, axes = pyplot.subplots(figsize=(7, 4.2))
     draw(axes, own)
     axes.set(yscale="log")
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
+    if handles := axes.get_legend_handles_labels()[0]:
+        beside = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "ncols": math.ceil(len(handles) / 24)}
+        axes.legend(fontsize=8, **(beside if len(handles) > 8 else {}))
+    figure.savefig(path, metadata={"Date": None}, bbox_inches="tight")
     pyplot.close(figure)
 
 
@@ -67,7 +67,13 @@ def _points(
 def _colours(own: Sequence[Record]) -> dict[str, str]:
     """A colour a method, the dense model left out."""
     methods = dict.fromkeys(r["method"] for r in own if r["method"] != DENSE)
-    return {method: f"C{i % 10}" for i, method in enumerate(methods)}
+    if len(methods) <= 10:
+        return {method: f"C{i}" for i, method in enumerate(methods)}
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    many = colormaps["nipy_spectral"](np.linspace(0.03, 0.93, len(methods)))
+    return {method: to_hex(colour) for method, colour in zip(methods, many, strict=True)}
 
 
 def _draw_sparsity(axes: Any, own: Sequence[Record]) -> None:
@@ -92,25 +98,22 @@ def _draw_sparsity(axes: Any, own: Sequence[Record]) -> None:
 
 
 def _draw_time(axes: Any, own: Sequence[Record]) -> None:
-    """A mark a method and target, at the mean seconds of its pruning."""
+    """A colour a method and a mark a target, at the mean seconds of its pruning."""
     pruned = [r for r in own if "prune_seconds" in r]
     points = _points(pruned, lambda r: number(r["perplexity"]))
     seconds = _points(pruned, lambda r: r["prune_seconds"])
     targets = list(dict.fromkeys(r["target"] for r in pruned))
     marks = dict(zip(targets, itertools.cycle("osDv^<>pP*X"), strict=False))
-    for method, colour in _colours(pruned).items():
-        for (target, m), (mean, deviation) in points.items():
-            if m == method:
-                axes.errorbar(
-                    [seconds[target, m][0]],
-                    [mean],
-                    yerr=[deviation],
-                    color=colour,
-                    capsize=3,
-                    marker=marks[target],
-                    linestyle="",
-                    label=f"{method}, {target}",
-                )
+    colours = _colours(pruned)
+    for (target, method), (mean, deviation) in points.items():
+        axes.errorbar(
+            [seconds[target, method][0]], [mean], yerr=[deviation], color=colours[method], capsize=3,
+            marker=marks[target], linestyle="",
+        )  # fmt: skip
+    for method, colour in colours.items():
+        axes.plot([], [], "o", color=colour, label=method)
+    for target, mark in marks.items():
+        axes.plot([], [], mark, color="none", markeredgecolor="black", label=target)
     axes.set(xscale="log", xlabel="seconds of pruning", ylabel="perplexity")
 
 
@@ -134,7 +137,7 @@ def _draw_courses(axes: Any, own: Sequence[Record]) -> None:
     runs = [r for r in own if r["seed"] == first and course(r)]
     colours = _colours(runs)
     styles = dict(
-        zip(dict.fromkeys(r["target"] for r in runs), itertools.cycle(("-", "--", ":")), strict=False)
+        zip(dict.fromkeys(r["target"] for r in runs), itertools.cycle(("-", "--", ":", "-.")), strict=False)
     )
     for r in runs:
         x, y = zip(*course(r), strict=True)
