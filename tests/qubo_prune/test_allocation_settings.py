@@ -101,7 +101,7 @@ def test_overrides() -> None:
         ),
         (
             {"allocation": "alphapruning", "pattern": "2:4"},
-            "pattern 2:4 is the same in each layer: leave allocation out",
+            "pattern 2:4 is the same in each layer: set allocation to uniform",
         ),
         (
             {
