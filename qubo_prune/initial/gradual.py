@@ -151,10 +151,4 @@ class Gradual:
             row_counts=self.row_counts.get(name), pattern=self.patterns.get(name),
             stages=self.stages, damping=self.damping, name=f"layer {name!r}",
         )  # fmt: skip
-        details: dict[str, float | str] = {"damping": found.damping}
-        if found.damping > self.damping:
-            details["note"] = (
-                f"the Gram matrix is not positive definite at damping {self.damping:g}: raised to "
-                f"{found.damping:g}"
-            )
-        return LayerChange(found.values, found.mask, details)
+        return LayerChange(found.values, found.mask, found.details(self.damping))

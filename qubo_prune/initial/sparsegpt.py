@@ -34,6 +34,15 @@ class Sparse:
     mask: Tensor
     damping: float
 
+    def details(self, asked: float) -> dict[str, float | str]:
+        """For a layer's record: the damping, and a note where it is more than was asked for."""
+        details: dict[str, float | str] = {"damping": self.damping}
+        if self.damping > asked:
+            details["note"] = (
+                f"the Gram matrix is not positive definite at damping {asked:g}: raised to {self.damping:g}"
+            )
+        return details
+
 
 @torch.no_grad()
 def sparsegpt(
@@ -155,10 +164,4 @@ class SparseGPT:
             row_counts=self.row_counts.get(name), pattern=self.patterns.get(name),
             damping=self.damping, block=self.block, name=f"layer {name!r}",
         )  # fmt: skip
-        details: dict[str, float | str] = {"damping": found.damping}
-        if found.damping > self.damping:
-            details["note"] = (
-                f"the Gram matrix is not positive definite at damping {self.damping:g}: raised to "
-                f"{found.damping:g}"
-            )
-        return LayerChange(found.values, found.mask, details)
+        return LayerChange(found.values, found.mask, found.details(self.damping))
