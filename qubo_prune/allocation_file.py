@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
 from qubo_prune.errors import InputError
+from qubo_prune.whole_file import replacing
 
 if TYPE_CHECKING:
     from qubo_prune.allocation.result import Allocation
@@ -37,14 +37,11 @@ def write(path: str | Path, found: Allocation, **more: Any) -> None:
     }
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file(tensors, half, metadata={_KEY: json.dumps(told)})
-        os.replace(half, path)
+        with replacing(path) as half:
+            save_file(tensors, half, metadata={_KEY: json.dumps(told)})
     except SafetensorError as error:
         raise OSError(f"{str(path)!r} cannot be written: {error}") from None
-    finally:
-        half.unlink(missing_ok=True)
 
 
 def read(path: str | Path) -> Allocation:

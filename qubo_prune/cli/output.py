@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from qubo_prune.errors import InputError
+from qubo_prune.whole_file import replacing
 
 P = ParamSpec("P")
 
@@ -46,12 +47,8 @@ def write_text(text: str, path: Path) -> None:
     if path.exists() and not path.is_file():
         path.write_text(text, encoding="utf-8")
         return
-    half = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as half:
         half.write_text(text, encoding="utf-8")
-        os.replace(half, path)
-    finally:
-        half.unlink(missing_ok=True)
 
 
 def check_file(path: Path | None, option: str = "--output") -> None:
