@@ -198,6 +198,9 @@ class Besa(Part):
         30.0, ge=0, description="times ((rate - target) / target)^2, beside the error relative to the start"
     )
     quantise: Quantise | None = Field(None, description="bits and group of grids learned too; None: not")
+    device: str | None = Field(
+        None, description="where one block and one batch at a time are worked on; None: where the model is"
+    )
     floor: float = Field(0.0, ge=0, lt=1, description="least share of a layer (or row) to prune")
     ceiling: float = Field(0.99, gt=0, le=1, description="largest share of a layer (or row) to prune")
 

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from qubo_prune.errors import InputError
-from qubo_prune.prefix import Blocks
+from qubo_prune.prefix import Blocks, mapped
 
 
 class _Caught(Exception):
@@ -35,6 +36,11 @@ class Call:
         if not weights:
             return block(*args, **kwargs)
         return functional_call(block, dict(weights), args, kwargs)
+
+    def to(self, device: torch.device) -> Call:
+        """The same call with its tensors on a device."""
+        args, kwargs = mapped((self.args, self.kwargs), lambda tensor: tensor.to(device))
+        return Call(args, kwargs)
 
 
 def call_of(blocks: Blocks, modules: Sequence[nn.Module], batch: Any, at: int, given: Any) -> Call:

@@ -14,6 +14,7 @@ from huggingface_hub.utils import logging as hub_logging
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
+from qubo_prune.devices import usable_device
 from qubo_prune.errors import InputError
 from qubo_prune.gguf_once import parsed_once
 from qubo_prune.layers import Layer, prunable_layers
@@ -70,7 +71,7 @@ def load_model(
     name = str(spec)
     if dtype not in DTYPES:
         raise InputError(f"dtype={dtype!r}: write one of {', '.join(DTYPES)}.")
-    target = _device(device)
+    target = usable_device(device)
     source, arguments = _resolve(name)
     version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
     key = "dtype" if version >= (4, 56) else "torch_dtype"
@@ -102,18 +103,6 @@ def check_source(spec: str | Path) -> None:
     if "gguf_file" not in arguments:
         with quiet(), _readable(str(spec), source):
             transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
-
-
-def _device(device: str | torch.device) -> torch.device:
-    """The device, or a refusal where this machine has none of its kind."""
-    try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"device={str(device)!r} cannot be used: {_first_line(error)}. Try device='cpu'."
-        ) from error
-    return found
 
 
 def _resolve(spec: str) -> tuple[str, dict[str, Any]]:

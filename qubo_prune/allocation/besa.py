@@ -4,7 +4,8 @@
 
 One walk through the decoder blocks: a block's calls are caught behind the blocks already pruned, the rates of
 its layers are learned (see `block_fit`), and its pruned answers go on to the next block. The model is not
-changed, and only one block's inputs, targets and answers are held.
+changed, and only one block's inputs, targets and answers are held, beside the model; with `settings.device` a
+copy of the block's weights, the learned tensors and one batch at a time are all that is on that device.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from qubo_prune.allocation.projection import project_counts
 from qubo_prune.allocation.result import Allocation
 from qubo_prune.allocation_settings import AlphaPruning, Besa, Fisher, Owl
 from qubo_prune.block_calls import Call, call_of, hidden
+from qubo_prune.devices import usable_device
 from qubo_prune.errors import InputError
 from qubo_prune.initial import magnitude, wanda
 from qubo_prune.layers import Layer, block_stack, check_group
-from qubo_prune.prefix import Blocks, mapped
+from qubo_prune.prefix import Blocks
 from qubo_prune.quantisation import quantise
+from qubo_prune.resident import Resident
 from qubo_prune.statistics.gram import MomentHooks
 from qubo_prune.statistics.tape import frozen
 
@@ -92,6 +95,8 @@ def allocate(
 def check(layers: Mapping[str, Layer], sparsity: float, settings: Besa) -> None:
     """What can be refused without data. InputError: bounds, a group, an optimiser that does not fit."""
     check_optimiser(settings.optimiser)
+    if settings.device is not None:
+        usable_device(settings.device, "allocation.device")
     between = settings.between
     if isinstance(between, AlphaPruning):
         alphapruning.check(layers, sparsity, between)
@@ -183,21 +188,22 @@ class _Paths:
         self, blocks: Blocks, modules: Sequence[nn.Module], batches: Sequence[Any], settings: Besa
     ) -> None:
         self._blocks, self._modules, self._batches, self._settings = blocks, modules, batches, settings
+        self._device = None if settings.device is None else usable_device(settings.device)
         self._given: list[Any] = [None] * len(batches)
         self._dense: list[Any] | None = [None] * len(batches) if settings.target == "dense_path" else None
 
     def fit(self, at: int, layers: Mapping[str, Layer], counts: Mapping[str, int]) -> BlockFit | None:
         """Learn block `at`, and go on to its answers; None where it has no layer to prune."""
-        block = self._modules[at]
+        block = Resident(self._modules[at], self._device)
         calls = self._calls(at, self._given)
         self._given = []  # the calls have copies
         if not layers and self._dense is None:
-            self._given = [mapped(call.run(block), Tensor.detach) for call in calls]
+            self._given = self._answers(block, calls)
             return None
         with MomentHooks(layers, diagonal=True) as hooks:
-            answers = [mapped(call.run(block), Tensor.detach) for call in calls]
+            answers = self._answers(block, calls)
         if self._dense is not None:
-            self._dense = [mapped(call.run(block), Tensor.detach) for call in self._calls(at, self._dense)]
+            self._dense = self._answers(block, self._calls(at, self._dense))
         if not layers:
             self._given = answers
             return None
@@ -211,6 +217,10 @@ class _Paths:
         fit = fit_block(Reconstruction(block, calls, targets), layers, scores, counts, self._settings)
         self._given = fit.answers
         return fit
+
+    def _answers(self, block: Resident, calls: Sequence[Call]) -> list[Any]:
+        """The dense block's output to every call."""
+        return [block.back(block.run(call)) for call in calls]
 
     def _calls(self, at: int, given: Sequence[Any]) -> list[Call]:
         """What block `at` is called with for every batch."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from qubo_prune.allocation.learned_rate import (
     even_counts,
@@ -30,6 +30,7 @@ from qubo_prune.allocation_settings import Besa
 from qubo_prune.block_calls import Call, hidden
 from qubo_prune.layers import Layer
 from qubo_prune.quantisation import groups_of, quantise
+from qubo_prune.resident import Resident
 from qubo_prune.selection import keep_topk
 
 CLIPPING = 4.0
@@ -78,44 +79,43 @@ class Reconstruction:
     so that a few features with massive activations do not decide alone.
     """
 
-    def __init__(self, block: nn.Module, calls: Sequence[Call], targets: Sequence[Tensor]) -> None:
+    def __init__(self, block: Resident, calls: Sequence[Call], targets: Sequence[Tensor]) -> None:
         self.block, self.calls, self.targets = block, calls, targets
         energy = torch.stack([t.float().reshape(-1, t.shape[-1]).square().sum(0) for t in targets]).sum(0)
         energy /= sum(t.numel() // t.shape[-1] for t in targets)
-        self._scale = energy.clamp_min(float(energy.mean()) * 1e-6 + torch.finfo(torch.float32).tiny)
+        least = float(energy.mean()) * 1e-6 + torch.finfo(torch.float32).tiny
+        self._scale = block.here(energy.clamp_min(least))
 
     def loss(self, i: int, weights: Mapping[str, Tensor]) -> Tensor:
         """The error on one batch, differentiable in the weights."""
-        return self._distance(i, self.calls[i].run(self.block, weights))
+        return self._distance(i, self.block.run(self.calls[i], weights))
 
     @torch.no_grad()
-    def answers(self, weights: Mapping[str, Tensor]) -> list[Any]:
-        """The block's output to every call."""
-        return [call.run(self.block, weights) for call in self.calls]
-
-    @torch.no_grad()
-    def error(self, answers: Sequence[Any]) -> float:
-        """The mean error over all batches, each weighted by its positions."""
-        sizes = [t.numel() for t in self.targets]
-        found = sum(float(self._distance(i, answers[i])) * size for i, size in enumerate(sizes))
-        return found / sum(sizes)
+    def judged(self, weights: Mapping[str, Tensor]) -> tuple[float, list[Any]]:
+        """The mean error over all batches, each weighted by its positions, and the block's outputs."""
+        sizes, found, answers = [t.numel() for t in self.targets], 0.0, []
+        for i, call in enumerate(self.calls):
+            answer = self.block.run(call, weights)
+            found += float(self._distance(i, answer)) * sizes[i]
+            answers.append(self.block.back(answer))
+        return found / sum(sizes), answers
 
     def _distance(self, i: int, answer: Any) -> Tensor:
         """The error of one batch's answer."""
-        target = self.targets[i]
+        target = self.block.here(self.targets[i])
         distance = hidden(answer).float() - target.float()
         return (distance.reshape(-1, target.shape[-1]).square().mean(0) / self._scale).mean()
 
 
 class _Learned:
-    """One layer under optimisation."""
+    """One layer under optimisation; weight: (out, in) its own, where the scores are."""
 
-    def __init__(self, layer: Layer, scores: Tensor, count: int, settings: Besa) -> None:
+    def __init__(self, layer: Layer, weight: Tensor, scores: Tensor, count: int, settings: Besa) -> None:
         keep_topk(scores, 0, name=layer.name)  # InputError: scores that are NaN or infinite
-        self.layer, self.scores, self.settings = layer, scores, settings
+        self.layer, self.weight, self.scores, self.settings = layer, weight, scores, settings
         self.order, self.rank = ranked(scores)
         out, inputs = layer.shape
-        device = layer.weight.device
+        device = weight.device
         rows = out if settings.per == "row" else 1
         self.logits = initial_logits(count / layer.numel, settings.candidates, rows, device).requires_grad_()
         self.clips: list[Tensor] = []
@@ -133,7 +133,7 @@ class _Learned:
 
     def values(self, *, clipped: bool = True) -> Tensor:
         """(out, in) the weights, on their grids where they are quantised."""
-        chosen, weight = self.settings.quantise, self.layer.weight
+        chosen, weight = self.settings.quantise, self.weight
         if chosen is None:
             return weight
         low, high = (clip.sigmoid() for clip in self.clips) if clipped else (None, None)
@@ -172,7 +172,12 @@ def fit_block(
     InputError: a budget that bounds do not reach, or Prodigy not installed.
     """
     begun = time.perf_counter()
-    learned = {name: _Learned(layer, scores[name], counts[name], settings) for name, layer in layers.items()}
+    block = reconstruction.block
+    learned = {
+        name: _Learned(layer, layer.oriented(block.weight(name, layer.parameter)), block.here(scores[name]),
+                       counts[name], settings)
+        for name, layer in layers.items()
+    }  # fmt: skip
     sizes = torch.tensor([layer.numel for layer in layers.values()], dtype=torch.float64)
     total = sum(counts.values())
     target = total / float(sizes.sum())
@@ -218,12 +223,11 @@ def _judged(
     fits, weights = {}, {}
     for name, part in learned.items():
         values = part.values(clipped=clipped)
-        fits[name] = LayerFit(
-            *counts[name], float(part.rate()), None if part.settings.quantise is None else values
-        )
+        kept = None if part.settings.quantise is None else values.to(part.layer.weight.device)
+        fits[name] = LayerFit(*counts[name], float(part.rate()), kept)
         weights[name] = part.counted(values, *counts[name])
-    answers = reconstruction.answers(weights)
-    return _Candidate(reconstruction.error(answers), fits, answers)
+    error, answers = reconstruction.judged(weights)
+    return _Candidate(error, fits, answers)
 
 
 @torch.no_grad()

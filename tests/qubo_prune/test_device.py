@@ -16,7 +16,9 @@ from torch.utils._pytree import tree_map
 
 from qubo_prune import prune
 from qubo_prune.allocation import Observed, allocate
-from qubo_prune.allocation_settings import Owl
+from qubo_prune.allocation_settings import Besa, Owl
+from qubo_prune.block_calls import Call, hidden
+from qubo_prune.errors import InputError
 from qubo_prune.forward import forward_of
 from qubo_prune.layers import prunable_layers
 from qubo_prune.recipe import Recipe
@@ -267,3 +269,46 @@ def test_allocations_elsewhere_as_here() -> None:
                 observed = Observed(model, forward_of(model), [windows()])
                 found.append(allocate(prunable_layers(model), 0.5, Owl(), observed=observed).counts)
         assert found[0] == found[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2])
+def test_besa_works_on_one_block_at_a_time_elsewhere(
+    make: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {"steps": 4, "per": "row", "quantise": GRIDS, "target": "dense_path"}
+    model, seen = plain(make).eval(), []
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    observed, layers = Observed(model, forward_of(model), [*windows()[:, None]]), prunable_layers(model)
+    here = allocate(layers, 0.5, Besa(**settings), observed=observed)
+    run = Call.run
+
+    def watched(call: Call, block: nn.Module, weights: Any = None) -> Any:
+        out = run(call, block, weights)
+        names = dict(block.named_parameters())
+        assert all(
+            isinstance(x, Elsewhere) for x in (weights.values() if names.keys() <= weights.keys() else [0])
+        )
+        seen.append(isinstance(hidden(out), Elsewhere))
+        return out
+
+    monkeypatch.setattr(Call, "run", watched)
+    with emulated():
+        there = allocate(layers, 0.5, Besa(**settings, device=THERE.type), observed=observed)
+    assert len(seen) > 8
+    assert all(seen)
+    assert there.counts == here.counts
+    assert all(torch.equal(rows, there.rows[name]) for name, rows in here.rows.items())
+    assert all(value.device.type == "cpu" for value in there.values.values())
+    for name, value in here.values.items():
+        torch.testing.assert_close(there.values[name], value)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_besa_refuses_a_device_that_is_not_there() -> None:
+    with pytest.raises(InputError, match=r"allocation.device='cuda:99' cannot be used"):
+        prune(
+            tiny_llama(),
+            [*windows()[:, None]],
+            Recipe.parse({"allocation": {"method": "besa", "device": "cuda:99"}}),
+        )

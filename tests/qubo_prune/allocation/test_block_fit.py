@@ -11,6 +11,7 @@ from qubo_prune.errors import InputError
 from qubo_prune.forward import forward_of
 from qubo_prune.layers import block_stack, prunable_layers
 from qubo_prune.prefix import Blocks
+from qubo_prune.resident import Resident
 from qubo_prune.selection import keep_rows, keep_topk
 from qubo_prune.testing import tiny_llama, tiny_tokens
 
@@ -25,7 +26,7 @@ def layer_and_scores() -> tuple:
 
 def test_counted_prunes_as_keep_topk_by_output() -> None:
     layer, scores = layer_and_scores()
-    part = _Learned(layer, scores, layer.numel // 2, Besa())
+    part = _Learned(layer, layer.weight, scores, layer.numel // 2, Besa())
     out, inputs = layer.shape
     for count in (0, 1, out - 1, out, 3 * out + 5, layer.numel // 2 + 7, layer.numel - 1, layer.numel):
         expected = layer.oriented(layer.weight * keep_topk(scores, count, "output"))
@@ -40,7 +41,7 @@ def test_scores_that_are_not_finite_are_refused() -> None:
     layer, scores = layer_and_scores()
     scores[2, 3] = torch.nan
     with pytest.raises(InputError, match=f"{layer.name}.*1 scores are NaN or infinite"):
-        _Learned(layer, scores, 5, Besa())
+        _Learned(layer, layer.weight, scores, 5, Besa())
 
 
 @pytest.mark.parametrize("per", ["layer", "row"])
@@ -56,7 +57,7 @@ def test_the_answers_are_those_of_the_counts_that_were_chosen(per: str, steps: i
     scores = {key: layer.weight.abs() for key, layer in layers.items()}
     counts = {key: layer.numel // 2 for key, layer in layers.items()}
     targets = [hidden(call.run(modules[0])) for call in calls]
-    reconstruction = Reconstruction(modules[0], calls, targets)
+    reconstruction = Reconstruction(Resident(modules[0]), calls, targets)
     fit = fit_block(reconstruction, layers, scores, counts, Besa(steps=steps, per=per, learning_rate=0.3))
     assert fit.learned == (steps > 0)
     weights = {
@@ -69,4 +70,4 @@ def test_the_answers_are_those_of_the_counts_that_were_chosen(per: str, steps: i
     for call, answer in zip(calls, fit.answers, strict=True):
         assert torch.equal(hidden(answer), hidden(call.run(modules[0], weights)))
     error = fit.error_learned if fit.learned else fit.error_start
-    assert reconstruction.error(fit.answers) == pytest.approx(error)
+    assert reconstruction.judged(weights)[0] == pytest.approx(error)
