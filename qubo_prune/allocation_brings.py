@@ -31,10 +31,11 @@ def brought(settings: AllocationSettings) -> Brings:
         return Brings("besa", settings.per == "row", settings.quantise is not None, learned=True)
     if isinstance(settings, Given) and settings.file is not None:
         from qubo_prune.allocation.given import group_in  # needs torch
-        from qubo_prune.allocation_file import parts_in
+        from qubo_prune.allocation_file import found_in, is_stored
 
-        parts = parts_in(settings.file)
-        group = group_in(settings.file) if settings.group is None else settings.group
+        parts, group = found_in(settings.file)
+        if not is_stored(settings.file):
+            group = group_in(settings.file) if settings.group is None else settings.group
         return Brings("given", "rows" in parts, "values" in parts, group)
     group = settings.group if isinstance(settings, AlphaPruning | Given) else None
     return Brings(settings.method, group=group)

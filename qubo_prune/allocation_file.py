@@ -81,12 +81,13 @@ def header(path: str | Path) -> dict[str, Any]:
     return told | {"parts": sorted(parts.intersection(_PARTS))}
 
 
-def parts_in(path: str | Path) -> list[str]:
-    """Those of "rows" and "values" that a file of rates has; none where `header` would refuse it."""
+def found_in(path: str | Path) -> tuple[list[str], int | None]:
+    """The `parts` and the group of a file of rates; none of them where `header` would refuse it."""
     try:
-        return list(header(path)["parts"]) if is_stored(path) else []
+        told = header(path) if is_stored(path) else {"parts": [], "allocation": {}}
     except InputError:
-        return []
+        return [], None
+    return list(told["parts"]), told["allocation"].get("group")
 
 
 def _no_allocation(path: str | Path, why: str) -> InputError:

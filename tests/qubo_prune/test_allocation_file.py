@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from qubo_prune import prune
-from qubo_prune.allocation import Allocation
-from qubo_prune.allocation_file import header, parts_in, read, write
+from qubo_prune.allocation import Allocation, allocate
+from qubo_prune.allocation_file import found_in, header, read, write
+from qubo_prune.allocation_settings import AlphaPruning, Besa
 from qubo_prune.errors import InputError
 from qubo_prune.forward import forward_of
 from qubo_prune.layers import prunable_layers
@@ -26,9 +27,6 @@ BATCHES = [tiny_tokens(2 * 32, seed).reshape(2, 32) for seed in range(6)]
 
 def found(**settings: Any) -> Allocation:
     """What besa finds for the tiny model."""
-    from qubo_prune.allocation import allocate
-    from qubo_prune.allocation_settings import Besa
-
     model = tiny_llama()
     observed = Observed(model, forward_of(model), BATCHES)
     return allocate(prunable_layers(model), 0.5, Besa(steps=4, **settings), observed=observed)
@@ -55,7 +53,7 @@ def test_written_read_and_pruned_by(settings: dict[str, Any], tmp_path: Path) ->
     assert header(file)["more"] == {"sparsity": 0.5}
     assert sparsity_in(str(file)) == 0.5
     expected = [name for name, key in (("rows", "per"), ("values", "quantise")) if key in settings]
-    assert parts_in(file) == expected
+    assert found_in(file) == (expected, None)
     models = tiny_llama(), tiny_llama()
     by_file = prune(models[0], BATCHES, recipe(file))
     plain = Recipe.parse({"refine": None})
@@ -133,6 +131,16 @@ def test_values_of_other_weights(tmp_path: Path) -> None:
     prune(tiny_llama().bfloat16(), BATCHES, recipe(file))
 
 
+def test_a_group_in_the_file_goes_with_no_granularity_of_the_masks(tmp_path: Path) -> None:
+    file = tmp_path / "a.safetensors"
+    layers = prunable_layers(tiny_llama())
+    write(file, allocate(layers, 0.5, AlphaPruning(group=8)), sparsity=0.5)
+    assert found_in(file) == ([], 8)
+    given = {"method": "given", "file": str(file)}
+    with pytest.raises(InputError, match="granularity of its own"):
+        Recipe.parse({"allocation": given, "initial": {"granularity": "layer"}})
+
+
 def test_other_files(tmp_path: Path) -> None:
     file = tmp_path / "a.safetensors"
     refused(recipe(file), "cannot be read")
@@ -141,7 +149,7 @@ def test_other_files(tmp_path: Path) -> None:
     for metadata in ({}, {"qubo_prune.allocation": "{"}, {"qubo_prune.allocation": '{"allocation": 1}'}):
         save_file({"weight": torch.zeros(1)}, file, metadata=metadata)
         refused(recipe(file), r"is no allocation.*--output rates\.safetensors")
-        assert parts_in(file) == []
+        assert found_in(file) == ([], None)
     save_file({"weight": torch.zeros(1)}, file, metadata={
         "qubo_prune.allocation": json.dumps({"allocation": {"method": "owl"}, "more": {}})
     })  # fmt: skip
