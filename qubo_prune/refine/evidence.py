@@ -51,8 +51,8 @@ def teach(state: PruneState, objective: Objective, batches: Sequence[Batch]) -> 
     for i, (_, answer) in enumerate(pairs):
         if answer is not None and bool(torch.isnan(answer).any()):
             raise InputError(
-                f"the dense model's answer to batch {i} of the {len(pairs)} to decide or report by is NaN: "
-                "look for NaN or infinite values in its embeddings and head, or try float32"
+                f"the dense model's answer to batch {i} of {len(pairs)} is NaN, by which nothing can be "
+                "decided: look for NaN or infinite values in its embeddings and head, or try float32"
             )
     return pairs
 
