@@ -45,6 +45,14 @@ class Pattern:
                 f"pattern {self} prunes {self.sparsity:.7g} of each layer: set sparsity to that."
             )
 
+    def at(self, sparsity: float) -> Pattern:
+        """The pattern of the same M with another sparsity. InputError: no whole N gives it."""
+        kept = round(self.group * (1 - sparsity))
+        if not 1 <= kept < self.group or abs(self.group * (1 - sparsity) - kept) > 1e-6 * self.group:
+            shares = ", ".join(f"{n / self.group:.6g}" for n in range(1, self.group))
+            raise InputError(f"{sparsity:g} is no sparsity of N:{self.group}: take one of {shares}.")
+        return Pattern(kept, self.group)
+
     def check_layers(self, layers: Mapping[str, Layer]) -> None:
         """InputError unless M divides the inputs of every layer; names the first that it does not divide."""
         wrong = [name for name, layer in layers.items() if layer.shape[1] % self.group]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, Literal
 
 import yaml
@@ -27,6 +28,10 @@ class Recipe(Part):
     pattern: str | None = Field(
         None,
         description="N:M, as 2:4: N of each M consecutive inputs are kept; sparsity must be 1 - N/M",
+    )
+    schedule: list[float] = Field(
+        default_factory=list,
+        description="lower sparsities on the way, rising: at each all of the below is done before the next",
     )
     seed: int = Field(0, ge=0)
     include: list[str] = Field(
@@ -61,6 +66,7 @@ class Recipe(Part):
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         self._check_pattern()
+        self._check_schedule()
         self._beside(brought(self.allocation))
         first, r = self.initial, self.refine
         if first.by_layer and first.granularity == "global":
@@ -126,6 +132,25 @@ class Recipe(Part):
                 f"candidates by {criterion} are not chosen within the groups of a pattern: set "
                 "refine.candidates.criterion to gain, and refine.trust"
             )
+
+    def _check_schedule(self) -> None:
+        """ValueError where a schedule does not lead to the sparsity."""
+        steps = [0.0, *self.schedule, self.sparsity]
+        if any(not a < b for a, b in pairwise(steps)):
+            raise ValueError(
+                f"schedule must rise from above 0 to below the sparsity {self.sparsity:g}: it is "
+                f"{self.schedule}"
+            )
+        if self.pattern is not None:
+            for sparsity in self.schedule:
+                Pattern.parse(self.pattern).at(sparsity)
+
+    def at(self, sparsity: float) -> Recipe:
+        """This recipe for a stage of its schedule."""
+        pattern = None if self.pattern is None else str(Pattern.parse(self.pattern).at(sparsity))
+        return self.model_copy(
+            update={"sparsity": sparsity, "pattern": pattern, "schedule": [], "quantise": None}
+        )
 
     @classmethod
     def parse(cls, data: dict[str, Any], source: str = "recipe") -> Recipe:
