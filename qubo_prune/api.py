@@ -118,8 +118,9 @@ def prune(
         if allocation is None:
             allocation = share_out(state, objective, data, recipe, evidence, say)
         clock.lap("allocation")
-        for sparsity in recipe.schedule:
-            figures[f"at {sparsity:g}"] = on_the_way(work, recipe.at(sparsity), allocation, evidence)
+        for share in recipe.schedule:
+            early = recipe.at(share)
+            figures[f"at {early.sparsity:g}"] = on_the_way(work, early, allocation, evidence)
             evidence = evidence_of(work, recipe)
         staged = stage(work, recipe, allocation, evidence)
         seconds["total"] = time.perf_counter() - begun

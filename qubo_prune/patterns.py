@@ -46,12 +46,8 @@ class Pattern:
             )
 
     def at(self, sparsity: float) -> Pattern:
-        """The pattern of the same M with another sparsity. InputError: no whole N gives it."""
-        kept = round(self.group * (1 - sparsity))
-        if not 1 <= kept < self.group or abs(self.group * (1 - sparsity) - kept) > 1e-6 * self.group:
-            shares = ", ".join(f"{n / self.group:.6g}" for n in range(1, self.group))
-            raise InputError(f"{sparsity:g} is no sparsity of N:{self.group}: take one of {shares}.")
-        return Pattern(kept, self.group)
+        """The pattern of the same M, 1 <= N < M, whose sparsity is nearest to this one."""
+        return Pattern(min(self.group - 1, max(1, round(self.group * (1 - sparsity)))), self.group)
 
     def check_layers(self, layers: Mapping[str, Layer]) -> None:
         """InputError unless M divides the inputs of every layer; names the first that it does not divide."""

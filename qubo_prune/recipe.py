@@ -31,7 +31,7 @@ class Recipe(Part):
     )
     schedule: list[float] = Field(
         default_factory=list,
-        description="lower sparsities on the way, rising: at each all of the below is done before the next",
+        description="shares of the sparsity, rising: at each, all of the below is done before the next",
     )
     seed: int = Field(0, ge=0)
     include: list[str] = Field(
@@ -135,19 +135,22 @@ class Recipe(Part):
 
     def _check_schedule(self) -> None:
         """ValueError where a schedule does not lead to the sparsity."""
-        steps = [0.0, *self.schedule, self.sparsity]
-        if any(not a < b for a, b in pairwise(steps)):
+        if any(not a < b for a, b in pairwise([0.0, *self.schedule, 1.0])):
+            raise ValueError(f"schedule must rise, from above 0 to below 1: it is {self.schedule}")
+        stages = [self.at(share) for share in self.schedule]
+        if any(not a.sparsity < b.sparsity for a, b in pairwise([*stages, self])):
+            patterns = ", ".join(str(stage.pattern) for stage in stages)
             raise ValueError(
-                f"schedule must rise from above 0 to below the sparsity {self.sparsity:g}: it is "
-                f"{self.schedule}"
+                f"schedule {self.schedule} gives {patterns} on the way to {self.pattern}; each must prune "
+                "more than the one before: leave shares out"
             )
-        if self.pattern is not None:
-            for sparsity in self.schedule:
-                Pattern.parse(self.pattern).at(sparsity)
 
-    def at(self, sparsity: float) -> Recipe:
-        """This recipe for a stage of its schedule."""
-        pattern = None if self.pattern is None else str(Pattern.parse(self.pattern).at(sparsity))
+    def at(self, share: float) -> Recipe:
+        """This recipe for a stage of its schedule; an N:M becomes the nearest one of that M."""
+        sparsity, pattern = share * self.sparsity, None
+        if self.pattern is not None:
+            near = Pattern.parse(self.pattern).at(sparsity)
+            sparsity, pattern = near.sparsity, str(near)
         return self.model_copy(
             update={"sparsity": sparsity, "pattern": pattern, "schedule": [], "quantise": None}
         )

@@ -22,7 +22,7 @@ VALUES: dict[str, Any] = {"initial": {"method": "gradual"}, "refine": None, "ref
 
 
 def recipe(**parts: Any) -> Recipe:
-    return Recipe.parse(VALUES | {"schedule": [0.2, 0.4]} | parts)
+    return Recipe.parse(VALUES | {"schedule": [0.4, 0.8]} | parts)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def recipe(**parts: Any) -> Recipe:
     [
         {},
         {"allocation": {"method": "besa", "per": "row", "steps": 3}, "initial": {"method": "wanda"}},
-        {"pattern": "2:4", "schedule": [0.25]},
+        {"pattern": "2:4", "schedule": [0.7]},
         {"allocation": "alphapruning", "refine": {"steps": 1, "windows": 2}, "refit": None},
         {"initial": {"method": "wanda", "granularity": "global"}, "rows": {"budget": "row"}, "rounds": 2},
         {"quantise": {"bits": 4}, "objective": "cross_entropy"},
@@ -47,9 +47,11 @@ def test_every_stage_is_exact_and_all_are_judged_by_the_dense_model(parts: dict[
             seen[progress.phase.removeprefix("loss at ")] = zeros
 
     report = prune(model, BATCHES, wanted, on_progress=on_progress)
-    assert seen == {f"{100 * s:.3g} %": prune_count(total, s) for s in wanted.schedule}
+    stages = [wanted.at(share).sparsity for share in wanted.schedule]
+    assert stages == pytest.approx([0.25] if wanted.pattern else [0.2, 0.4])
+    assert seen == {f"{100 * s:.3g} %": prune_count(total, s) for s in stages}
     assert sum(int((~mask).sum()) for mask in report.masks.values()) == prune_count(total, 0.5)
-    on_the_way = [report.figures[f"at {s:g}"] for s in wanted.schedule]
+    on_the_way = [report.figures[f"at {s:g}"] for s in stages]
     assert all(loss is not None and loss > 0 for loss in on_the_way)
     assert {"initial", "refined"} <= report.figures.keys()
 
@@ -57,7 +59,7 @@ def test_every_stage_is_exact_and_all_are_judged_by_the_dense_model(parts: dict[
 def test_a_schedule_prunes_a_model_that_was_fitted_in_between() -> None:
     """The last stage is what a run of its own does from the model of the first, but for the teacher."""
     models = tiny_llama(), tiny_llama()
-    found = prune(models[0], BATCHES, recipe(schedule=[0.3]))
+    found = prune(models[0], BATCHES, recipe(schedule=[0.6]))
     by_two = prune(models[1], BATCHES, recipe(schedule=[], sparsity=0.3))
     assert found.figures["at 0.3"] == pytest.approx(by_two.figures["refit"], rel=1e-4)
     assert found.figures["refit"] > found.figures["at 0.3"]
@@ -96,9 +98,10 @@ def test_an_interrupt_in_the_last_stage_keeps_its_masks() -> None:
     ("parts", "why"),
     [
         ({"schedule": [0.4, 0.2]}, "must rise"),
-        ({"schedule": [0.5]}, "below the sparsity 0.5"),
+        ({"schedule": [1.0]}, "below 1"),
         ({"schedule": [0.0]}, "above 0"),
-        ({"pattern": "2:4", "schedule": [0.3]}, "no sparsity of N:4: take one of 0.25, 0.5, 0.75"),
+        ({"pattern": "1:2", "schedule": [0.7]}, "gives 1:2 on the way to 1:2"),
+        ({"pattern": "2:4", "schedule": [0.4, 0.6]}, "gives 3:4, 3:4 on the way to 2:4"),
         ({"allocation": {"method": "alphapruning", "group": 8}}, "leave schedule out"),
         ({"allocation": {"method": "besa", "quantise": {"bits": 4}}, "refit": None,
           "initial": {"method": "wanda"}}, "leave schedule out"),
