@@ -11,6 +11,7 @@ from torch import Tensor
 
 from qubo_prune.blocks import Block
 from qubo_prune.errors import InputError
+from qubo_prune.freed import give_back
 from qubo_prune.icbs_settings import Icbs
 from qubo_prune.objective import Batch, Objective, batch_size
 from qubo_prune.quadratic import Curvature
@@ -114,6 +115,7 @@ class LossEvidence:
             chunk=r.chunk, fisher_chunk=r.curvature.chunk, label_every=r.curvature.every,
             labels=r.curvature.labels,
         )  # fmt: skip
+        give_back()
         self._learn(before, aged, collected.samples)
         self._watched.clear()
         self._pairs = pairs if r.curvature.kind == "exact_hessian" else []
