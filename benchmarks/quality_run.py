@@ -186,11 +186,9 @@ def _measured(cell: Cell, recipe: Recipe | None, folder: Path, kept: Path | None
         clock.lap("wanda pass")
         stages: dict[str, float] = {}
 
-        moved = recipe.initial.moves_values or recipe.schedule
-
         def on_masks(name: str, model: torch.nn.Module) -> None:
             later = recipe.stages[2:]  # the masks alone: with the weights as they came
-            if name == "refined" and later and not moved and name not in stages:
+            if name == "refined" and later and not recipe.initial.moves_values and name not in stages:
                 found = perplexity(model, evaluation, length=s.eval_length, windows=s.eval_windows)
                 stages[name] = found.perplexity
 

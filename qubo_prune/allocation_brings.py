@@ -69,9 +69,6 @@ def conflict(brings: Brings, recipe: Recipe) -> str | None:
             "correlated candidates are paired within rows, not within the groups of a pattern: set "
             "refine.candidates.correlated to false"
         )
-    if recipe.schedule and (brings.values or (brings.group is not None and recipe.pattern is None)):
-        what = "values of its own" if brings.values else "groups of its own"
-        return f"the allocation has {what}, which a lower sparsity on the way would not: leave schedule out"
     return _of_values(brings, recipe) if brings.values else None
 
 

@@ -1,13 +1,14 @@
 """prune(model, calibration, recipe) -> PruneReport: the one way through the engine, usable in any pipeline.
 
-    layers and their dense answers -> statistics -> allocation -> stages (first mask, row problems,
-    refinement, reconstruction, refit) -> rounding -> report
+    layers and their dense answers -> statistics -> allocation -> first mask -> row problems -> refinement
+    -> reconstruction -> refit -> rounding -> report
 
 In place, on any nn.Module and any batches; no global state, no output. The shell is a thin layer over it.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -21,13 +22,16 @@ from qubo_prune.allocation_brings import found_to_bring
 from qubo_prune.calibration import Calibration
 from qubo_prune.data import Data as Data
 from qubo_prune.errors import InputError
-from qubo_prune.layer_phases import weighing
+from qubo_prune.initial import initial_masks
+from qubo_prune.layer_phases import masks_and_values, rows, weighing
 from qubo_prune.layers import Layer, check_finite, check_group, prunable_layers
 from qubo_prune.objective import Batch, CrossEntropy, CustomLoss, KLToDense, Objective
 from qubo_prune.own_text import check as check_prompts
 from qubo_prune.own_text import own_windows, with_own_text
 from qubo_prune.preparation import (
+    collect_evidence,
     forward_pass,
+    importance_of,
     pattern_of,
     share_out,
     statistics_batches,
@@ -39,8 +43,8 @@ from qubo_prune.rebatch import shortened
 from qubo_prune.recipe import Recipe
 from qubo_prune.refine.evidence import teach
 from qubo_prune.report import PruneReport
-from qubo_prune.rounds import Clock
-from qubo_prune.stage import Work, evidence_of, on_the_way, stage
+from qubo_prune.rounds import Clock, Rounds
+from qubo_prune.sequential import LayerRecord
 from qubo_prune.state import PruneState
 from qubo_prune.statistics.collect import mean_value
 
@@ -80,8 +84,8 @@ def prune(
     Everything is checked before a weight changes; InputError (a ValueError) names what is wrong. An error
     later puts the dense weights back. Ctrl-C from the row problems on returns normally, with the model at the
     last accepted mask and `stopped == "interrupted"` (a reconstruction that was not accepted yet is undone,
-    one with accept "always" keeps the layers done, a refit its best values so far); before that, and in the
-    stages of a schedule on the way, it puts the dense weights back and is raised.
+    one with accept "always" keeps the layers done, a refit its best values so far); before that it puts the
+    dense weights back and is raised.
     """
     recipe = recipe or Recipe()
     begun = time.perf_counter()
@@ -96,6 +100,8 @@ def prune(
     say = on_progress or (lambda progress: None)
     tell = on_masks or (lambda name, model: None)
     state = PruneState(model, layers)
+    weigh = weighing(state, objective, recipe.seed, say)
+    run = forward_pass(model, objective)
     seconds: dict[str, float] = {}
     finished = False
     try:
@@ -107,28 +113,62 @@ def prune(
             figures["dense"] = mean_value(model, report_pairs, objective)
         clock.lap("dense")
         data = with_own_text(model, data, recipe, lambda done, total: say(Progress("own text", done, total)))
+        batches = statistics_batches(data, recipe)
         clock.lap("own text")
-        work = Work(
-            state, objective, data, forward_pass(model, objective), report_pairs,
-            weighing(state, objective, recipe.seed, say), say, tell, clock,
-            None if export_blocks is None else Path(export_blocks),
-        )  # fmt: skip
-        evidence = evidence_of(work, recipe)
+        say(Progress("statistics"))
+        evidence = collect_evidence(state, objective, data, recipe, say)
+        clock.lap("statistics")
         say(Progress("allocation"))
         if allocation is None:
             allocation = share_out(state, objective, data, recipe, evidence, say)
         clock.lap("allocation")
-        for share in recipe.schedule:
-            early = recipe.at(share)
-            figures[f"at {early.sparsity:g}"] = on_the_way(work, early, allocation, evidence)
-            evidence = evidence_of(work, recipe)
-        staged = stage(work, recipe, allocation, evidence)
-        seconds["total"] = time.perf_counter() - begun
+        say(Progress("first mask"))
+        walks: dict[str, list[LayerRecord]] = {}
         over_all = recipe.initial.granularity == "global"  # then the scores share out the budget
-        result, rounds = staged.result, staged.rounds
+        if recipe.initial.by_layer:
+            walks[recipe.initial.method] = masks_and_values(
+                state, run, batches, recipe, allocation, evidence, weigh, say
+            )
+        else:
+            masks = initial_masks(
+                recipe.initial.method, layers, recipe.sparsity if over_all else allocation.counts,
+                recipe.initial.granularity, evidence=evidence, group=allocation.group,
+                rows=allocation.rows,
+            )  # fmt: skip
+            for name, values in allocation.values.items():
+                state.refit(name, values)
+            state.set_masks(masks)
+        clock.lap("initial")
+        counted = Counted(report_pairs, "loss of the first mask", say)
+        figures["initial"] = mean_value(model, counted, objective) if report_pairs else None
+        clock.lap("evaluate initial")
+        tell("initial", model)
+        clock.lap("on_masks")
+        interrupted = False
+        if recipe.rows is not None:
+            figures["rows"] = None
+            try:
+                walks["rows"] = rows(state, run, batches, recipe.rows, allocation, recipe.seed, weigh, say)
+                clock.lap("rows")
+                counted = Counted(report_pairs, "loss after the row problems", say)
+                figures["rows"] = mean_value(model, counted, objective) if report_pairs else None
+                clock.lap("evaluate rows")
+                tell("rows", model)
+                clock.lap("on_masks")
+            except KeyboardInterrupt:  # the blocks done stay done
+                interrupted = True
+        rounds = Rounds(
+            state, objective, recipe, run, itertools.cycle([*data.calibrate, *data.own]), batches,
+            data.own_refit, data.accept, report_pairs,
+            None if evidence.moments is None else importance_of(state, evidence), allocation,
+            None if export_blocks is None else Path(export_blocks), weigh, say, tell, clock, figures, walks,
+            interrupted=interrupted,
+        )  # fmt: skip
+        result = rounds.run()
+        seconds["total"] = time.perf_counter() - begun
         report = PruneReport(
-            recipe, state.masks, figures | rounds.figures, result.curve, seconds, result.stopped,
-            result.swaps_by_layer, provenance(recipe.seed), peak_memory_bytes(), rounds.walks,
+            recipe, state.masks, figures, result.curve, seconds, result.stopped, result.swaps_by_layer,
+            provenance(recipe.seed), peak_memory_bytes(), walks,
             allocation={"method": "global"} if over_all else allocation.to_dict(), refits=rounds.refits,
             refit_stopped=rounds.refit_stopped,
         )  # fmt: skip

@@ -90,7 +90,7 @@ def masks_and_values(
     )  # fmt: skip
     if first.values == "original":
         masks = state.saved().masks
-        state.restart()
+        state.restore_dense()
         state.set_masks(masks)
     return records
 

@@ -45,10 +45,6 @@ class Pattern:
                 f"pattern {self} prunes {self.sparsity:.7g} of each layer: set sparsity to that."
             )
 
-    def at(self, sparsity: float) -> Pattern:
-        """The pattern of the same M, 1 <= N < M, whose sparsity is nearest to this one."""
-        return Pattern(min(self.group - 1, max(1, round(self.group * (1 - sparsity)))), self.group)
-
     def check_layers(self, layers: Mapping[str, Layer]) -> None:
         """InputError unless M divides the inputs of every layer; names the first that it does not divide."""
         wrong = [name for name, layer in layers.items() if layer.shape[1] % self.group]

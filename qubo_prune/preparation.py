@@ -107,7 +107,7 @@ def _searched(
         try:
             return mean_value(state.model, Counted(pairs, "trying allocations", say), objective)
         finally:
-            state.restart()  # the next rates and scores are of the dense weights again
+            state.restore_dense()  # the next rates and scores are of the dense weights again
 
     return search(
         rule, lambda chosen: allocate(state.layers, recipe.sparsity, chosen, observed=observed), loss

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any, Literal
 
 import yaml
@@ -28,10 +27,6 @@ class Recipe(Part):
     pattern: str | None = Field(
         None,
         description="N:M, as 2:4: N of each M consecutive inputs are kept; sparsity must be 1 - N/M",
-    )
-    schedule: list[float] = Field(
-        default_factory=list,
-        description="shares of the sparsity, rising: at each, all of the below is done before the next",
     )
     seed: int = Field(0, ge=0)
     include: list[str] = Field(
@@ -66,7 +61,6 @@ class Recipe(Part):
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         self._check_pattern()
-        self._check_schedule()
         self._beside(brought(self.allocation))
         first, r = self.initial, self.refine
         if first.by_layer and first.granularity == "global":
@@ -132,28 +126,6 @@ class Recipe(Part):
                 f"candidates by {criterion} are not chosen within the groups of a pattern: set "
                 "refine.candidates.criterion to gain, and refine.trust"
             )
-
-    def _check_schedule(self) -> None:
-        """ValueError where a schedule does not lead to the sparsity."""
-        if any(not a < b for a, b in pairwise([0.0, *self.schedule, 1.0])):
-            raise ValueError(f"schedule must rise, from above 0 to below 1: it is {self.schedule}")
-        stages = [self.at(share) for share in self.schedule]
-        if any(not a.sparsity < b.sparsity for a, b in pairwise([*stages, self])):
-            patterns = ", ".join(str(stage.pattern) for stage in stages)
-            raise ValueError(
-                f"schedule {self.schedule} gives {patterns} on the way to {self.pattern}; each must prune "
-                "more than the one before: leave shares out"
-            )
-
-    def at(self, share: float) -> Recipe:
-        """This recipe for a stage of its schedule; an N:M becomes the nearest one of that M."""
-        sparsity, pattern = share * self.sparsity, None
-        if self.pattern is not None:
-            near = Pattern.parse(self.pattern).at(sparsity)
-            sparsity, pattern = near.sparsity, str(near)
-        return self.model_copy(
-            update={"sparsity": sparsity, "pattern": pattern, "schedule": [], "quantise": None}
-        )
 
     @classmethod
     def parse(cls, data: dict[str, Any], source: str = "recipe") -> Recipe:

@@ -60,7 +60,6 @@ class PruneState:
             for name, layer in self.layers.items()
         }
         self._originals: dict[str, Tensor] = {}  # of the layers that were refitted
-        self._dense: dict[str, Tensor] = {}  # once there is a second stage: the weights as they came
         self.masks: Masks = {
             name: torch.ones(layer.shape, dtype=torch.bool, device=layer.weight.device)
             for name, layer in self.layers.items()
@@ -77,26 +76,7 @@ class PruneState:
 
     @torch.no_grad()
     def restore_dense(self) -> None:
-        """Every mask all kept, every weight at its dense value: the model as it came."""
-        self._originals |= self._dense
-        self._dense = {}
-        self.restart()
-
-    @torch.no_grad()
-    def settle(self) -> None:
-        """Begin another stage: the present weights, zeros too, are its originals, and all are kept; `dense`
-        and `restore_dense` go on to mean the model as it came."""
-        self._dense = self._dense or {name: self.original(name) for name in self.layers}
-        self.kept_values = {
-            name: layer.weight.clone(memory_format=torch.contiguous_format)
-            for name, layer in self.layers.items()
-        }
-        self._originals.clear()
-        for mask in self.masks.values():
-            mask.fill_(True)
-
-    def restart(self) -> None:
-        """Every mask all kept, every weight at its original value: the model as the stage began."""
+        """Every mask all kept, every weight at its original value: the model as it came."""
         self.kept_values |= self._originals
         self._originals.clear()
         for mask in self.masks.values():
@@ -112,8 +92,7 @@ class PruneState:
                 self.layers[name].weight.copy_(self.kept_values[name]).masked_fill_(~self.masks[name], 0)
 
     def original(self, name: str) -> Tensor:
-        """(out, in) weights of a layer as they came, or as the stage began (see `settle`); not to be written
-        to."""
+        """(out, in) weights of a layer as they came; not to be written to."""
         return self._originals.get(name, self.kept_values[name])
 
     @torch.no_grad()
@@ -163,14 +142,13 @@ class PruneState:
 
     @contextmanager
     def dense(self, names: Iterable[str] | None = None) -> Iterator[None]:
-        """Every weight at its dense value, for the dense model's answers (or those of some layers at their
-        original value, for theirs); the pruned weights come back at the end."""
-        dense = self._dense if names is None else {}
+        """Every weight (or those of some layers) at its original value, for the dense model's answers; the
+        pruned weights come back at the end."""
         names = list(self.layers if names is None else names)
         try:
             with torch.no_grad():
                 for name in names:
-                    self.layers[name].weight.copy_(dense.get(name, self.original(name)))
+                    self.layers[name].weight.copy_(self.original(name))
             yield
         finally:
             self.write(names)

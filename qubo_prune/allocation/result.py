@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from qubo_prune.allocation.projection import project_counts
-from qubo_prune.budgets import exact_counts
-from qubo_prune.selection import prune_count
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -40,19 +36,6 @@ class Allocation:
     def rates(self) -> dict[str, float]:
         """Layer -> the fraction of it that is pruned."""
         return {name: count / self.sizes[name] for name, count in self.counts.items()}
-
-    def scaled(self, sparsity: float) -> Allocation:
-        """The same shares at a lower sparsity of all weights, exact; groups, values and figures are left."""
-        total, own = prune_count(sum(self.sizes.values()), sparsity), sum(self.counts.values())
-        counts = exact_counts(self.sizes, {n: r * total / own for n, r in self.rates.items()}, total)
-        rows = {}
-        for name, pruned in self.rows.items():
-            inputs = self.sizes[name] // len(pruned)
-            rates = (pruned.double() * (total / own / inputs)).tolist()
-            rows[name] = torch.from_numpy(
-                project_counts([inputs] * len(pruned), rates, counts[name], what=f"the rows of {name}")
-            )
-        return Allocation(self.method, counts, dict(self.sizes), rows=rows)
 
     @property
     def kept_of_group(self) -> dict[str, int]:
