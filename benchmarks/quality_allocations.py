@@ -60,5 +60,6 @@ def _key(cell: Cell, recipe: Recipe) -> str:
     s = cell.setting
     text = [cell.model, s.calibration, s.windows, s.length, s.accept_windows, s.report_windows, s.dtype]
     data = [*text, s.device, cell.seed, recipe.sparsity, recipe.include, recipe.exclude]
-    told = json.dumps([data, recipe.calibration.windows, recipe.allocation.model_dump(mode="json")])
+    rule = recipe.allocation.model_dump(mode="json", exclude={"device"})
+    told = json.dumps([data, recipe.calibration.windows, rule])
     return hashlib.sha256(told.encode()).hexdigest()[:16]

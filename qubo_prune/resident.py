@@ -20,24 +20,33 @@ class Resident:
 
     def __init__(self, block: nn.Module, device: torch.device | None = None) -> None:
         self.block = block
-        own = {**dict(block.named_parameters()), **dict(block.named_buffers())}
+        own = {
+            **dict(block.named_parameters(remove_duplicate=False)),
+            **dict(block.named_buffers(remove_duplicate=False)),
+        }
         self._home = next((tensor.device for tensor in own.values()), torch.device("cpu"))
         self.device = None if device == self._home else device
-        away = {} if self.device is None else own
-        self._weights = {name: tensor.detach().to(self.device) for name, tensor in away.items()}
+        away = {} if self.device is None else {id(tensor): tensor.detach() for tensor in own.values()}
+        copies = {key: tensor.to(self.device) for key, tensor in away.items()}
+        self._weights = {name: copies[id(tensor)] for name, tensor in own.items() if id(tensor) in copies}
 
     def here(self, tensor: Tensor) -> Tensor:
         """The tensor on the device."""
         return tensor if self.device is None else tensor.to(self.device)
 
     def weight(self, name: str, own: Tensor) -> Tensor:
-        """A parameter of the block, as it stores it, on the device: `own` where the block is there itself."""
-        return self._weights.get(name, own)
+        """A parameter of the block, as it stores it, on the device and without a graph: `own` where the block
+        is there itself."""
+        return self._weights.get(name, own).detach()
 
     def run(self, call: Call, weights: Mapping[str, Tensor] | None = None) -> Any:
         """The block's output to a call, on the device; see `Call.run`."""
-        there = call if self.device is None else call.to(self.device)
-        return there.run(self.block, {**self._weights, **(weights or {})})
+        if self.device is None:
+            return call.run(self.block, weights)
+        changed = weights or {}
+        under = {id(self._weights[name]): tensor for name, tensor in changed.items()}  # and its other names
+        every = {name: under.get(id(tensor), tensor) for name, tensor in self._weights.items()}
+        return call.to(self.device).run(self.block, every)
 
     def back(self, output: Any) -> Any:
         """The same output, detached and with its tensors where the block itself is."""

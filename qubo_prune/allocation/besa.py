@@ -5,7 +5,8 @@
 One walk through the decoder blocks: a block's calls are caught behind the blocks already pruned, the rates of
 its layers are learned (see `block_fit`), and its pruned answers go on to the next block. The model is not
 changed, and only one block's inputs, targets and answers are held, beside the model; with `settings.device` a
-copy of the block's weights, the learned tensors and one batch at a time are all that is on that device.
+copy of the block's weights, what is learned and kept for each of them (ranks, scores, masks) and one batch at
+a time are all that is on that device.
 """
 
 from __future__ import annotations
@@ -214,6 +215,7 @@ class _Paths:
             for key, layer in layers.items()
         }  # fmt: skip
         targets = [hidden(answer) for answer in (answers if self._dense is None else self._dense)]
+        del answers  # on the dense path they are no targets
         fit = fit_block(Reconstruction(block, calls, targets), layers, scores, counts, self._settings)
         self._given = fit.answers
         return fit
