@@ -60,6 +60,8 @@ def _key(cell: Cell, recipe: Recipe) -> str:
     s = cell.setting
     text = [cell.model, s.calibration, s.windows, s.length, s.accept_windows, s.report_windows, s.dtype]
     data = [*text, s.device, cell.seed, recipe.sparsity, recipe.include, recipe.exclude]
-    rule = recipe.allocation.model_dump(mode="json", exclude={"device"})
+    rule = recipe.allocation.model_dump(mode="json")
+    if rule.get("device") is None:  # of no account, and unknown to files written before it was a setting
+        rule.pop("device", None)
     told = json.dumps([data, recipe.calibration.windows, rule])
     return hashlib.sha256(told.encode()).hexdigest()[:16]
