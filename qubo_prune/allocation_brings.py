@@ -33,10 +33,10 @@ def brought(settings: AllocationSettings) -> Brings:
         from qubo_prune.allocation.given import group_in  # needs torch
         from qubo_prune.allocation_file import found_in, is_stored
 
-        parts, group = found_in(settings.file)
-        if not is_stored(settings.file):
-            group = group_in(settings.file) if settings.group is None else settings.group
-        return Brings("given", "rows" in parts, "values" in parts, group)
+        if is_stored(settings.file):
+            parts, group = found_in(settings.file)
+            return Brings("given", "rows" in parts, "values" in parts, group)
+        return Brings("given", group=group_in(settings.file) if settings.group is None else settings.group)
     group = settings.group if isinstance(settings, AlphaPruning | Given) else None
     return Brings(settings.method, group=group)
 

@@ -82,9 +82,9 @@ def header(path: str | Path) -> dict[str, Any]:
 
 
 def found_in(path: str | Path) -> tuple[list[str], int | None]:
-    """The `parts` and the group of a file of rates; none of them where `header` would refuse it."""
+    """The `parts` and the group of a file; none of them where `header` would refuse it."""
     try:
-        told = header(path) if is_stored(path) else {"parts": [], "allocation": {}}
+        told = header(path)
     except InputError:
         return [], None
     return list(told["parts"]), told["allocation"].get("group")

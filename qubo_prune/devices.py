@@ -2,7 +2,7 @@
 
 import torch
 
-from qubo_prune.errors import InputError
+from qubo_prune.errors import InputError, first_line
 
 
 def usable_device(device: str | torch.device, setting: str = "device") -> torch.device:
@@ -10,5 +10,6 @@ def usable_device(device: str | torch.device, setting: str = "device") -> torch.
     try:
         return torch.empty(0, device=torch.device(device)).device
     except (RuntimeError, AssertionError) as error:
-        why = str(error).strip().split("\n")[0]
-        raise InputError(f"{setting}={str(device)!r} cannot be used: {why}. Try {setting}='cpu'.") from error
+        raise InputError(
+            f"{setting}={str(device)!r} cannot be used: {first_line(error)}. Try {setting}='cpu'."
+        ) from error

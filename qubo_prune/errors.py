@@ -11,3 +11,9 @@ class MissingPackage(InputError):
 
 class MaskMismatch(InputError):
     """Weights and masks disagree: a pruned weight is not zero, or a kept weight is not what it should be."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, without its full stop."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(" .") if lines else type(error).__name__

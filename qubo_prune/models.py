@@ -15,7 +15,7 @@ from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from qubo_prune.devices import usable_device
-from qubo_prune.errors import InputError
+from qubo_prune.errors import InputError, first_line
 from qubo_prune.gguf_once import parsed_once
 from qubo_prune.layers import Layer, prunable_layers
 from qubo_prune.sources import package_path
@@ -184,14 +184,8 @@ def _readable(spec: str, source: str) -> Iterator[None]:
         if type(error).__name__ == "SafetensorError":
             advice = "one of its .safetensors files is cut short or broken: copy or download it again"
         raise InputError(
-            f"model {spec!r} could not be loaded from {where}: {_first_line(error)} - {advice}."
+            f"model {spec!r} could not be loaded from {where}: {first_line(error)} - {advice}."
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    """The first line of an error's message, without its full stop."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(" .") if lines else type(error).__name__
 
 
 @contextlib.contextmanager

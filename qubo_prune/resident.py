@@ -20,15 +20,16 @@ class Resident:
 
     def __init__(self, block: nn.Module, device: torch.device | None = None) -> None:
         self.block = block
-        own = {
-            **dict(block.named_parameters(remove_duplicate=False)),
-            **dict(block.named_buffers(remove_duplicate=False)),
-        }
-        self._home = next((tensor.device for tensor in own.values()), torch.device("cpu"))
+        own = [
+            *block.named_parameters(remove_duplicate=False),
+            *block.named_buffers(remove_duplicate=False),
+        ]
+        self._home = next((tensor.device for _, tensor in own), torch.device("cpu"))
         self.device = None if device == self._home else device
-        away = {} if self.device is None else {id(tensor): tensor.detach() for tensor in own.values()}
-        copies = {key: tensor.to(self.device) for key, tensor in away.items()}
-        self._weights = {name: copies[id(tensor)] for name, tensor in own.items() if id(tensor) in copies}
+        self._weights: dict[str, Tensor] = {}  # a tensor with two names is copied once
+        if self.device is not None:
+            copies = {tensor: tensor.detach().to(self.device) for tensor in {tensor for _, tensor in own}}
+            self._weights = {name: copies[tensor] for name, tensor in own}
 
     def here(self, tensor: Tensor) -> Tensor:
         """The tensor on the device."""
@@ -43,9 +44,8 @@ class Resident:
         """The block's output to a call, on the device; see `Call.run`."""
         if self.device is None:
             return call.run(self.block, weights)
-        changed = weights or {}
-        under = {id(self._weights[name]): tensor for name, tensor in changed.items()}  # and its other names
-        every = {name: under.get(id(tensor), tensor) for name, tensor in self._weights.items()}
+        changed = {self._weights[name]: tensor for name, tensor in (weights or {}).items()}  # under all names
+        every = {name: changed.get(tensor, tensor) for name, tensor in self._weights.items()}
         return call.to(self.device).run(self.block, every)
 
     def back(self, output: Any) -> Any:
