@@ -180,6 +180,11 @@ class Refit(Part):
         "None: each for itself",
     )
     learning_rate: float = Field(2e-4, gt=0, description="of Adam, after a tenth of the steps")
+    products: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="precision of a step's products in a float32 model; bfloat16 is quicker where the "
+        "hardware has it. Values, Adam's moments and accepting losses stay float32",
+    )
     checks: int = Field(4, ge=1, description="accepting passes in each pass; the best values are taken")
     patience: int = Field(3, ge=1, description="checks without progress after which it ends")
     time_limit: float | None = Field(None, gt=0, description="seconds; the learning rate is 0 at the end")

@@ -51,10 +51,17 @@ def pruned_state(model: nn.Module) -> PruneState:
 
 @pytest.mark.parametrize("family", TINY_MODELS)
 @pytest.mark.parametrize(
-    ("dtype", "rank", "rate"),
-    [(torch.float32, None, 3e-3), (torch.bfloat16, None, 3e-3), (torch.float32, 3, 3e-2)],
+    ("dtype", "more"),
+    [
+        (torch.float32, {"learning_rate": 3e-3}),
+        (torch.bfloat16, {"learning_rate": 3e-3}),
+        (torch.float32, {"learning_rate": 3e-3, "products": "bfloat16"}),
+        (torch.bfloat16, {"learning_rate": 3e-3, "products": "bfloat16"}),
+        (torch.float32, {"learning_rate": 3e-2, "rank": 3}),
+        (torch.float32, {"learning_rate": 3e-2, "rank": 3, "products": "bfloat16"}),
+    ],
 )
-def test_values_move_and_masks_stay(family: str, dtype: torch.dtype, rank: int | None, rate: float) -> None:
+def test_values_move_and_masks_stay(family: str, dtype: torch.dtype, more: dict[str, Any]) -> None:
     model = TINY_MODELS[family]().to(dtype)
     state = pruned_state(model)
     masks = {name: mask.clone() for name, mask in state.masks.items()}
@@ -65,7 +72,7 @@ def test_values_move_and_masks_stay(family: str, dtype: torch.dtype, rank: int |
     told: list[tuple[int, int]] = []
     found = refit(
         state, objective, list(windows().split(4)), pairs,
-        Refit(epochs=3, batch=2, rank=rank, learning_rate=rate),
+        Refit(epochs=3, batch=2, **more),
         on_step=lambda done, total: told.append((done, total)),
     )  # fmt: skip
     assert found.loss_before == before
@@ -98,6 +105,27 @@ def test_a_step_is_adams_on_the_masked_gradient() -> None:
         expected = layer.weight - 0.001 * gradient.sign()  # Adam's first step at a tenth of the rate
         moved = gradient.abs() > 1e-6
         torch.testing.assert_close(state.layers[name].weight[moved], expected[moved], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("rank", [None, 3])
+def test_products_in_bfloat16(rank: int | None) -> None:
+    """The gradient is near that of float32 products, in float32, and the loss as well."""
+    found: list[tuple[float, list[Tensor | None]]] = []
+    for products in (None, torch.bfloat16):
+        state = pruned_state(tiny_llama())
+        [(batch, answer)] = teach(state, KLToDense(), [windows(4)])
+        fit = _Fit(state, rank, 0, products)
+        loss = fit.step(KLToDense(), batch, answer, 1e-3)
+        found.append((loss, [p.grad for p in fit._moves.parameters]))
+    (exact, expected), (near, grads) = found
+    assert near == pytest.approx(exact, rel=0.02)
+    assert near != exact
+    for grad, other in zip(grads, expected, strict=True):
+        assert grad is not None
+        assert other is not None
+        assert grad.dtype == torch.float32
+        if other.any():
+            assert torch.cosine_similarity(grad.flatten(), other.flatten(), 0) > 0.995
 
 
 def test_moves_of_low_rank() -> None:
