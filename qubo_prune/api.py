@@ -22,6 +22,7 @@ from qubo_prune.allocation_brings import found_to_bring
 from qubo_prune.calibration import Calibration
 from qubo_prune.data import Data as Data
 from qubo_prune.errors import InputError
+from qubo_prune.figures import Clock, Figures
 from qubo_prune.initial import initial_masks
 from qubo_prune.layer_phases import masks_and_values, rows, weighing
 from qubo_prune.layers import Layer, check_finite, check_group, prunable_layers
@@ -43,7 +44,7 @@ from qubo_prune.rebatch import shortened
 from qubo_prune.recipe import Recipe
 from qubo_prune.refine.evidence import teach
 from qubo_prune.report import PruneReport
-from qubo_prune.rounds import Clock, Rounds
+from qubo_prune.rounds import Rounds
 from qubo_prune.sequential import LayerRecord
 from qubo_prune.state import PruneState
 from qubo_prune.statistics.collect import mean_value
@@ -108,9 +109,9 @@ def prune(
         clock = Clock(seconds)
         say(Progress("dense answers"))
         report_pairs = teach(state, objective, Counted(data.report, "dense answers", say))
-        figures: dict[str, float | None] = {}
+        figures = Figures(model, objective, report_pairs, say, tell, clock)
         if not objective.needs_teacher and report_pairs:
-            figures["dense"] = mean_value(model, report_pairs, objective)
+            figures.values["dense"] = mean_value(model, report_pairs, objective)
         clock.lap("dense")
         data = with_own_text(model, data, recipe, lambda done, total: say(Progress("own text", done, total)))
         batches = statistics_batches(data, recipe)
@@ -139,35 +140,27 @@ def prune(
                 state.refit(name, values)
             state.set_masks(masks)
         clock.lap("initial")
-        counted = Counted(report_pairs, "loss of the first mask", say)
-        figures["initial"] = mean_value(model, counted, objective) if report_pairs else None
-        clock.lap("evaluate initial")
-        tell("initial", model)
-        clock.lap("on_masks")
+        figures.measure("initial", "loss of the first mask")
         interrupted = False
         if recipe.rows is not None:
-            figures["rows"] = None
+            figures.values["rows"] = None
             try:
                 walks["rows"] = rows(state, run, batches, recipe.rows, allocation, recipe.seed, weigh, say)
                 clock.lap("rows")
-                counted = Counted(report_pairs, "loss after the row problems", say)
-                figures["rows"] = mean_value(model, counted, objective) if report_pairs else None
-                clock.lap("evaluate rows")
-                tell("rows", model)
-                clock.lap("on_masks")
+                figures.measure("rows", "loss after the row problems")
             except KeyboardInterrupt:  # the blocks done stay done
                 interrupted = True
         rounds = Rounds(
             state, objective, recipe, run, itertools.cycle([*data.calibrate, *data.own]), batches,
-            data.own_refit, data.accept, report_pairs,
+            data.own_refit, data.accept,
             None if evidence.moments is None else importance_of(state, evidence), allocation,
-            None if export_blocks is None else Path(export_blocks), weigh, say, tell, clock, figures, walks,
+            None if export_blocks is None else Path(export_blocks), weigh, say, figures, walks,
             interrupted=interrupted,
         )  # fmt: skip
         result = rounds.run()
         seconds["total"] = time.perf_counter() - begun
         report = PruneReport(
-            recipe, state.masks, figures, result.curve, seconds, result.stopped, result.swaps_by_layer,
+            recipe, state.masks, figures.values, result.curve, seconds, result.stopped, result.swaps_by_layer,
             provenance(recipe.seed), peak_memory_bytes(), walks,
             allocation={"method": "global"} if over_all else allocation.to_dict(), refits=rounds.refits,
             refit_stopped=rounds.refit_stopped,

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from qubo_prune.allocation import Allocation
 from qubo_prune.allocation_settings import Quantise
+from qubo_prune.figures import Figures
 from qubo_prune.layer_phases import Weigh, reconstruct
 from qubo_prune.objective import Batch, Objective
 from qubo_prune.prefix import Run
-from qubo_prune.progress import Counted, OnProgress, Progress
+from qubo_prune.progress import OnProgress, Progress
 from qubo_prune.quantisation import quantise
 from qubo_prune.recipe import Recipe
 from qubo_prune.reconstruct import Reconstructed
@@ -25,19 +25,6 @@ from qubo_prune.refine.records import RefineResult, joined
 from qubo_prune.refine.refit import RefitRecord, Refitted, refit
 from qubo_prune.sequential import LayerRecord
 from qubo_prune.state import PruneState, uninterrupted
-from qubo_prune.statistics.collect import mean_value
-
-
-class Clock:
-    """Seconds since the last lap, added up by name in a dict."""
-
-    def __init__(self, seconds: dict[str, float]) -> None:
-        self._seconds, self._last = seconds, time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self._seconds[name] = self._seconds.get(name, 0.0) + now - self._last
-        self._last = now
 
 
 @dataclass
@@ -47,11 +34,11 @@ class Rounds:
     state        with its first masks written; forward: a pass of one batch through its model
     calibrate    an endless iterator of calibration batches; statistics: those that values are fitted on, and
     further      those that the refit has beside them
-    accept, report  batches to decide by; the report range with its dense answers
+    accept       batches to decide by
     importance, export  as for `IcbsLoop`; allocation: its pattern holds in all that moves masks
     interrupted  Ctrl-C came before: no round is begun, the model is measured as it is
     weigh        output weights for the reconstruction, see `layer_phases.weighing`
-    say, tell    `prune`'s on_progress and on_masks
+    say          `prune`'s on_progress
     """
 
     state: PruneState
@@ -62,15 +49,12 @@ class Rounds:
     statistics: Sequence[Batch]
     further: Sequence[Batch]
     accept: Sequence[Batch]
-    report: Sequence[Pair]
     importance: Callable[[str], Tensor] | None
     allocation: Allocation
     export: Path | None
     weigh: Weigh
     say: OnProgress
-    tell: Callable[[str, nn.Module], None]
-    clock: Clock
-    figures: dict[str, float | None]
+    figures: Figures
     walks: dict[str, list[LayerRecord]]
     refits: list[RefitRecord] = field(default_factory=list)
     refit_stopped: str | None = None
@@ -87,7 +71,7 @@ class Rounds:
         result = joined(results)
         if self.recipe.quantise is not None:
             self._quantise(self.recipe.quantise, result)
-        self.figures["accept_initial"] = result.accept_before
+        self.figures.values["accept_initial"] = result.accept_before
         return result
 
     def _refine(self, turn: int) -> RefineResult:
@@ -110,8 +94,8 @@ class Rounds:
                 result = loop.run()
             except KeyboardInterrupt:
                 result.stopped = "interrupted"
-        self.clock.lap("refine")
-        self.figures["accept_refined"] = result.accept_after
+        self.figures.clock.lap("refine")
+        self.figures.values["accept_refined"] = result.accept_after
         self._figure("refined", "loss of the refined mask", result)
         return result
 
@@ -135,7 +119,7 @@ class Rounds:
     ) -> None:
         """One way to new values (the first of a round or not), with its figures; nothing once the run is
         interrupted."""
-        self.figures.setdefault(name, None)
+        self.figures.values.setdefault(name, None)
         if result.stopped == "interrupted":
             return
         try:
@@ -144,10 +128,10 @@ class Rounds:
             result.stopped = "interrupted"
             return
         if found.loss_before is not None:
-            if self.figures["accept_refined"] is None and first:
-                self.figures["accept_refined"] = found.loss_before
-            self.figures[f"accept_{name}"] = found.loss_after
-        self.clock.lap(phase)
+            if self.figures.values["accept_refined"] is None and first:
+                self.figures.values["accept_refined"] = found.loss_before
+            self.figures.values[f"accept_{name}"] = found.loss_after
+        self.figures.clock.lap(phase)
         if isinstance(found, Refitted) and found.stopped == "interrupted":
             result.stopped = "interrupted"  # its best values so far are there, and measured
         told = "reconstructed weights" if phase == "reconstruct" else "refitted weights"
@@ -198,19 +182,13 @@ class Rounds:
                     self.state.refit(name, quantise(layer.weight.detach(), grids.bits, grids.group))
         except KeyboardInterrupt:  # which waited until all were done
             result.stopped = "interrupted"
-        self.clock.lap("quantise")
+        self.figures.clock.lap("quantise")
         self._figure("quantised", "loss of the rounded weights", result)
 
     def _figure(self, name: str, phase: str, result: RefineResult) -> None:
         """The loss on the report range; on Ctrl-C what was done is kept, only its figure is lost."""
-        self.figures[name] = None
         try:
-            if self.report:
-                counted = Counted(self.report, phase, self.say)
-                self.figures[name] = mean_value(self.state.model, counted, self.objective)
-            self.clock.lap(f"evaluate {name}")
-            self.tell(name, self.state.model)
-            self.clock.lap("on_masks")
+            self.figures.measure(name, phase)
         except KeyboardInterrupt:
             result.stopped = "interrupted"
 

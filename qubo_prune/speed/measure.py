@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qubo_prune.errors import first_line
 from qubo_prune.layers import Layer
 from qubo_prune.selection import keep_topk, prune_count
 from qubo_prune.speed.break_even import break_even
@@ -115,7 +116,7 @@ def _measured(
             try:
                 curve, even, pruned = _timed(form, weight, full, scores, x, sparsities, base, budget)
             except RuntimeError as error:  # this build of torch lacks the kernel, or the shape does not fit
-                why = (str(error).strip() or type(error).__name__).splitlines()[0]
+                why = first_line(error)
         if why is None:
             found.append(Speed(shape, layers, own, tokens, name, base, pruned, curve, even, None))
         else:
