@@ -73,7 +73,7 @@ class Boundary:
 
     def free(self, name: str, keep: Tensor) -> Tensor:
         """(out, in) bool: weights that may move from where this mask has them."""
-        return torch.where(keep, self._may_prune[name], self._may_regrow[name])
+        return (keep & self._may_prune[name]) | (self._may_regrow[name] & ~keep)
 
 
 def _beyond(ordered: Tensor, member: Tensor, share: float, none: float) -> Tensor:

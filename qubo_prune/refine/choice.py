@@ -140,7 +140,8 @@ class Choice:
         w0, keep = self._state.kept_values[name].float(), self._state.masks[name]
         slope = (estimate * w0).mul_(r.gradient.gamma)
         bend = diagonal.add_(2 * r.curvature.ridge).mul_(w0.square()).mul_(0.5)
-        cost = torch.where(keep, -slope, slope).add_(bend, alpha=1 + damping)
+        sign = keep.to(slope.dtype).mul_(-2).add_(1)
+        cost = sign.mul_(slope).add_(bend, alpha=1 + damping)
         return cost.masked_fill_(
             (bend > r.candidates.max_flip) | (slope.abs() > r.candidates.max_flip), torch.inf
         )

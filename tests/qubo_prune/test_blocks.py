@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from qubo_prune.blocks import Block, Boundary, TabuList, paper_candidates
-from qubo_prune.refine.pairs import Pairs, best_pairs, block_of_pairs
+from qubo_prune.refine.pairs import Pairs, best_pairs, block_of_pairs, by_side
 from qubo_prune.refine.schedule import all_layers, one_layer
 
 
@@ -257,3 +257,13 @@ def test_schedules_repeat_for_the_same_seed() -> None:
     draws = [[next(s)[0] for _ in range(50)] for s in (one_layer(sizes, 50, seed) for seed in (0, 0, 1))]
     assert draws[0] == draws[1] != draws[2]
     assert next(all_layers(sizes)) == ("a", "b")
+
+
+def test_costs_by_side() -> None:
+    """What may not move costs inf on both sides, to the bit what torch.where gives."""
+    g = torch.Generator().manual_seed(0)
+    cost, keep, free = torch.randn(6, 9, generator=g), *(torch.rand(2, 6, 9, generator=g) > 0.4)
+    cost[0, :4] = torch.inf
+    drop, add = by_side(cost, keep, free)
+    assert torch.equal(drop, torch.where(keep & free, cost, torch.inf))
+    assert torch.equal(add, torch.where(~keep & free, cost, torch.inf))
