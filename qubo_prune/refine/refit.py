@@ -154,7 +154,7 @@ class _Fit:
 
     def step(self, objective: Objective, batch: Batch, teacher: Tensor | None, rate: float) -> float:
         """One step of Adam on a batch; returns its mean loss. A loss that is not finite changes nothing."""
-        state = self._state
+        state, products = self._state, self._products or torch.float32
         kind = next(iter(state.layers.values())).weight.device.type
         mixed = torch.autocast(kind, dtype=self._products, enabled=self._products is not None)
         with frozen(state.model), mixed, Tape(state.model, state.layers) as tape:
@@ -166,10 +166,10 @@ class _Fit:
                 return loss
 
             def take(name: str, inputs: list[Tensor], grads: list[Tensor]) -> None:
-                total = _product(inputs[0], grads[0])
-                for x, g in zip(inputs[1:], grads[1:], strict=True):
-                    total += _product(x, g)
                 with torch.autocast(kind, enabled=False):
+                    total = _product(inputs[0], grads[0], products)
+                    for x, g in zip(inputs[1:], grads[1:], strict=True):
+                        total += _product(x, g, products)
                     self._moves.take(name, total.float().mul_(state.masks[name]).div_(samples))
 
             tape.backward(signals.output, signals.loss, take, samples)
@@ -239,9 +239,9 @@ class _Teacher:
         return found
 
 
-def _product(x: Tensor, g: Tensor) -> Tensor:
-    """(out, in) sum over samples and positions of g x', in float32 or autocast's dtype."""
-    return g.flatten(0, 1).float().t() @ x.flatten(0, 1).float()
+def _product(x: Tensor, g: Tensor, dtype: torch.dtype) -> Tensor:
+    """(out, in) sum over samples and positions of g x', in this dtype."""
+    return g.flatten(0, 1).to(dtype).t() @ x.flatten(0, 1).to(dtype)
 
 
 def _schedule(share: float) -> float:
