@@ -293,6 +293,8 @@ def test_besa_works_on_one_block_at_a_time_elsewhere(
         return out
 
     monkeypatch.setattr(Call, "run", watched)
+    # THERE is called meta, which users are refused
+    monkeypatch.setattr("qubo_prune.allocation.besa.usable_device", lambda device, *_: torch.device(device))
     with emulated():
         there = allocate(layers, 0.5, Besa(**settings, device=THERE.type), observed=observed)
     assert len(seen) > 8
