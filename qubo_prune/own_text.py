@@ -30,7 +30,7 @@ def write_windows(
     model: nn.Module,
     batches: Sequence[Batch],
     count: int,
-    prompt: int | None = None,
+    prompt: float = 0.125,
     seed: int = 0,
     on_token: Callable[[int, int], None] | None = None,
 ) -> Tensor:
@@ -41,7 +41,7 @@ def write_windows(
     mean on real text of the same kind. (Calibration text from the model itself: Williams, Chrysostomou and
     Aletras, arXiv 2410.17170; here it joins the real text.)
 
-    batches: of token ids (B, length), all of one length. prompt: how many tokens; None: an eighth of them.
+    batches: of token ids (B, length), all of one length. prompt: how many tokens, see `prompt_tokens`.
     Window i of n continues tokens j to j + prompt of calibration window i mod n, where j is 0 for the first n
     windows, `prompt` for the next n and so on. An end of text that the model samples is a token like any
     other.
@@ -52,9 +52,9 @@ def write_windows(
     check(model, batches, prompt)
     windows = torch.cat([b for b in batches if isinstance(b, Tensor)])
     length = windows.shape[1]
-    prompt = prompt or max(1, length // 8)
-    starts = [(i % len(windows), i // len(windows) % (length // prompt) * prompt) for i in range(count)]
-    prompts = torch.stack([windows[i, j : j + prompt] for i, j in starts])
+    given = prompt_tokens(prompt, length)
+    starts = [(i % len(windows), i // len(windows) % (length // given) * given) for i in range(count)]
+    prompts = torch.stack([windows[i, j : j + given] for i, j in starts])
     generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
     done = 0
 
@@ -66,7 +66,7 @@ def write_windows(
 
     with frozen(model):
         parts = prompts.tensor_split(-(-count // _at_once(model, prompts[:1, :1], length)))
-        total = len(parts) * (length - prompt)
+        total = len(parts) * (length - given)
         return torch.cat([_continued(model, part, length, generator, told) for part in parts])
 
 
@@ -132,7 +132,12 @@ def own_windows(recipe: Recipe) -> int:
     return recipe.calibration.own + (0 if recipe.refit is None else recipe.refit.own)
 
 
-def check(model: nn.Module, batches: Sequence[Batch], prompt: int | None = None) -> None:
+def prompt_tokens(prompt: float, length: int) -> int:
+    """How many tokens of a window of `length` are its prompt, by a number or (below 1) a share of them."""
+    return int(prompt) if prompt >= 1 else max(1, int(prompt * length))
+
+
+def check(model: nn.Module, batches: Sequence[Batch], prompt: float = 0.125) -> None:
     """InputError: no causal language model, batches that are no token ids of one length, or prompts that
     leave nothing to write."""
     if getattr(model, "main_input_name", None) != "input_ids" or not hasattr(model, "generate"):
@@ -143,8 +148,8 @@ def check(model: nn.Module, batches: Sequence[Batch], prompt: int | None = None)
             "own text continues windows of token ids (B, length) of one length: give such batches, or "
             f"{NO_OWN_TEXT}"
         )
-    if not 0 < (prompt or 1) < ids[0].shape[1]:
+    if prompt_tokens(prompt, ids[0].shape[1]) >= ids[0].shape[1]:
         raise InputError(
-            f"calibration.own_prompt={prompt} leaves nothing of windows of {ids[0].shape[1]} tokens to "
+            f"calibration.own_prompt={prompt:g} leaves nothing of windows of {ids[0].shape[1]} tokens to "
             "write: make it smaller"
         )

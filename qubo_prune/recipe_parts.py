@@ -76,13 +76,19 @@ class CalibrationRanges(Part):
         description="windows that the dense model writes itself, after prompts from the calibration windows, "
         "to fit on beside these (own_text.py)",
     )
-    own_prompt: int | None = Field(
-        None, ge=1, description="tokens of each prompt; None: an eighth of a window"
+    own_prompt: float = Field(
+        0.125, gt=0, description="tokens of each prompt, a whole number; below 1: their share of a window"
     )
     accept_windows: int = Field(16, ge=1)
     accept_length: int = Field(128, ge=2)
     report_windows: int = Field(32, ge=1)
     report_length: int = Field(128, ge=2)
+
+    @model_validator(mode="after")
+    def _whole_prompts(self) -> CalibrationRanges:
+        if self.own_prompt >= 1 and self.own_prompt % 1:
+            raise ValueError(f"own_prompt: {self.own_prompt:g} tokens are no whole number")
+        return self
 
 
 class RowProblems(Part):

@@ -25,8 +25,8 @@ def test_budgets(name: str) -> None:
     assert recipe.refit is not None
     short: dict[str, Any] = {"calibration.windows": 8}
     short["refit.learning_rate"] = 1e-3 if recipe.refit.rank is None else 1e-2
-    if recipe.refit.own:
-        short["refit.own"] = 4
+    if recipe.calibration.own:
+        short["calibration.own"] = 4
     if recipe.refine is not None:
         short |= {"refine.steps": 2, "refine.trust.swaps": 8, "refine.candidates.max_flip": 1.0}
     report = prune(

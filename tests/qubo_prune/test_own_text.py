@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qubo_prune.api import Data, prune
 from qubo_prune.errors import InputError
-from qubo_prune.own_text import with_own_text, write_windows
+from qubo_prune.own_text import prompt_tokens, with_own_text, write_windows
 from qubo_prune.progress import Progress
 from qubo_prune.recipe import Recipe
 from qubo_prune.testing import TINY_MODELS, tiny_llama, tiny_mlp, tiny_tokens
@@ -32,6 +32,12 @@ def test_prompts_are_continued_and_the_same_seed_writes_the_same(family: str) ->
         assert torch.equal(text[:4], windows[i % 4, start : start + 4])
     assert torch.equal(written, write_windows(model, batches(), 10, 4))
     assert not torch.equal(written, write_windows(model, batches(), 10, 4, seed=1))
+
+
+def test_a_prompt_is_a_number_of_tokens_or_a_share_of_a_window() -> None:
+    assert [prompt_tokens(p, 16) for p in (4, 0.25, 0.999, 0.01, 1, 15.0)] == [4, 4, 15, 1, 1, 15]
+    model = tiny_llama()
+    assert torch.equal(write_windows(model, batches(), 3, 0.25), write_windows(model, batches(), 3, 4))
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mistral"])
@@ -119,6 +125,8 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = Recipe.parse({"calibration": {"own": 2, "own_prompt": 4}, "refine": None})
     with pytest.raises(InputError, match=r"own_prompt=16 leaves nothing"):
         write_windows(tiny_llama(), batches(), 2, 16)
+    with pytest.raises(InputError, match=r"own_prompt: 4\.5 tokens"):
+        Recipe.parse({"calibration": {"own_prompt": 4.5}})
     with pytest.raises(InputError, match="only a causal language model"):
         prune(tiny_mlp(), [torch.randn(4, 6) for _ in range(4)], recipe, loss=lambda m, b: m(b).sum())
     model = tiny_llama()
