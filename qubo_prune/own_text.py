@@ -30,7 +30,7 @@ def write_windows(
     model: nn.Module,
     batches: Sequence[Batch],
     count: int,
-    prompt: float = 0.125,
+    prompt: float,
     seed: int = 0,
     on_token: Callable[[int, int], None] | None = None,
 ) -> Tensor:
@@ -137,7 +137,7 @@ def prompt_tokens(prompt: float, length: int) -> int:
     return int(prompt) if prompt >= 1 else max(1, int(prompt * length))
 
 
-def check(model: nn.Module, batches: Sequence[Batch], prompt: float = 0.125) -> None:
+def check(model: nn.Module, batches: Sequence[Batch], prompt: float) -> None:
     """InputError: no causal language model, batches that are no token ids of one length, or prompts that
     leave nothing to write."""
     if getattr(model, "main_input_name", None) != "input_ids" or not hasattr(model, "generate"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from qubo_prune.settings import Part
 
@@ -84,11 +84,12 @@ class CalibrationRanges(Part):
     report_windows: int = Field(32, ge=1)
     report_length: int = Field(128, ge=2)
 
-    @model_validator(mode="after")
-    def _whole_prompts(self) -> CalibrationRanges:
-        if self.own_prompt >= 1 and self.own_prompt % 1:
-            raise ValueError(f"own_prompt: {self.own_prompt:g} tokens are no whole number")
-        return self
+    @field_validator("own_prompt")
+    @classmethod
+    def _whole_prompts(cls, prompt: float) -> float:
+        if prompt >= 1 and prompt % 1:
+            raise ValueError(f"{prompt:g} tokens are no whole number")
+        return prompt
 
 
 class RowProblems(Part):
