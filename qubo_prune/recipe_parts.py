@@ -99,7 +99,9 @@ class RowProblems(Part):
     options: dict[str, Any] = Field(
         default_factory=dict, description="tabu: steps, tenure, patience; anneal: sweeps, hot, cold"
     )
-    time_limit: float | None = Field(None, gt=0, description="seconds of a layer's solve")
+    time_limit: float | None = Field(
+        None, gt=0, description="seconds of a layer's solve, and of moving weights between outputs"
+    )
     budget: Literal["row", "layer"] = Field(
         "row", description="row: each output keeps its count; layer: weights also move between outputs"
     )

@@ -8,6 +8,7 @@ the sum of the energies fell; else the next one has half as many trades.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,16 +35,25 @@ class Exchanged:
 
 
 @torch.no_grad()
-def exchange(batches: Sequence[RowBatch], pruned: Tensor, energy: float, rounds: int = ROUNDS) -> Exchanged:
+def exchange(
+    batches: Sequence[RowBatch],
+    pruned: Tensor,
+    energy: float,
+    rounds: int = ROUNDS,
+    time_limit: float | None = None,
+) -> Exchanged:
     """Trade counts between all rows of batches whose energies compare, each of one group of variables, from
     `pruned` (R, n) bool, the rows of the batches one after another, with this energy in all.
 
-    The number of pruned weights in all stays. The energy never rises.
+    The number of pruned weights in all stays. The energy never rises. No round begins after `time_limit`
+    seconds.
     """
-    moved, first = 0, energy
+    started, moved, first = time.perf_counter(), 0, energy
     sizes = [batch.n_rows for batch in batches]
     trades = max(1, sum(sizes) // 2)
     for _ in range(rounds):
+        if time_limit is not None and time.perf_counter() - started >= time_limit:
+            break
         found = [prices(batch, part) for batch, part in zip(batches, pruned.split(sizes), strict=True)]
         price, cheapest, gain, dearest = (torch.cat(parts) for parts in zip(*found, strict=True))
         givers, takers = _pairs(price, gain, trades)
@@ -63,9 +73,10 @@ def exchange(batches: Sequence[RowBatch], pruned: Tensor, energy: float, rounds:
             energy, moved = total, moved + len(givers)
             if small:
                 break
-        elif trades == 1:
+        elif len(givers) == 1:
             break
-        trades = max(1, min(trades, len(givers)) // 2) if total >= energy else trades
+        else:
+            trades = len(givers) // 2
     return Exchanged(pruned, energy, moved)
 
 

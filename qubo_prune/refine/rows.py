@@ -65,9 +65,9 @@ class Rows:
     method   of `solve_batch`, with its options
     budget   "row": each row keeps its count, and its old mask where its held-out error does not fall;
              "layer": weights also move between rows, see `exchange`, by the rows' prices where there are
-             any, and the mask is kept or not as a whole
+             any; the mask is then kept as a whole, or that of budget "row" where its held-out error is lower
     patterns layer -> (kept, of), for the layers that have one: then budgets hold within each group
-    seed, time_limit  of a layer's solve, or of each of its groups of rows
+    seed, time_limit  of a layer's solve, or of each of its groups of rows, and of the weights' moving
     """
 
     method: Literal["descent", "tabu", "anneal"] = "descent"
@@ -98,16 +98,15 @@ class Rows:
         ]  # fmt: skip
         pruned = torch.cat([solution.assignments for solution in solutions])
         energy = sum(float(solution.energies.sum()) for solution in solutions)
+        better = evidence.errors(torch.where(pruned, 0, values)) < evidence.errors(weight)
+        new = torch.where(better[:, None], ~pruned, mask)
         moved = 0
         if trading:
-            found = exchange(batches, pruned, energy)
-            pruned, energy, moved = found.pruned, found.energy, found.moved
-        new = ~pruned
-        before = evidence.errors(weight)
-        better = evidence.errors(torch.where(new, values, 0)) < before
-        if moved:  # rows hang together by the layer's count
-            better[:] = evidence.error(torch.where(new, values, 0)) < evidence.error(weight)
-        new = torch.where(better[:, None], new, mask)
+            found = exchange(batches, pruned, energy, time_limit=self.time_limit)
+            traded, rowwise = torch.where(found.pruned, 0, values), torch.where(new, values, 0)
+            # rows hang together by the layer's count
+            if found.moved and evidence.error(traded) < evidence.error(rowwise):
+                new, energy, moved = ~found.pruned, found.energy, found.moved
         swaps = int((new & ~mask).sum())
         details: dict[str, float | str] = {
             "predicted_change": energy,

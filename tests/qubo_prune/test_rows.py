@@ -13,6 +13,8 @@ from qubo_prune.initial import initial_masks
 from qubo_prune.layers import prunable_layers
 from qubo_prune.layerwise import LayerChange
 from qubo_prune.recipe import Recipe
+from qubo_prune.refine import exchange as exchange_module
+from qubo_prune.refine import rows as rows_module
 from qubo_prune.refine.exchange import exchange, prices
 from qubo_prune.refine.rows import Rows, row_batch
 from qubo_prune.selection import keep_topk, nm_mask
@@ -149,6 +151,47 @@ def test_exchange_keeps_the_total_and_lowers_the_energy() -> None:
     assert found.energy == pytest.approx(float(batch.energies(found.pruned).sum()), rel=1e-6)
     counts = found.pruned.sum(1).double()
     assert float(counts[:4].mean()) > float(counts[-4:].mean())
+
+
+def test_rounds_have_fewer_trades_only_after_one_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, mask, original, moments = layer(64, 24)
+    original = original * torch.linspace(0.2, 2, 64)[:, None]
+    batch = row_batch(original, mask, original, PathEvidence(original, moments).gram())
+    asked: list[int] = []
+    pairs = exchange_module._pairs
+
+    def spied(price: Tensor, gain: Tensor, most: int) -> tuple[Tensor, Tensor]:
+        asked.append(most)
+        return pairs(price, gain, most)
+
+    monkeypatch.setattr(exchange_module, "_pairs", spied)
+    start = float(batch.energies(~mask).sum())
+    one = exchange([batch], ~mask, start, rounds=1)
+    assert one.energy < start
+    asked.clear()
+    found = exchange([batch], ~mask, start)
+    assert asked[:2] == [32, 32]
+    assert found.energy < one.energy
+    assert exchange([batch], ~mask, start, time_limit=1e-9).moved == 0
+
+
+def test_where_trading_does_harm_on_held_out_data_rows_keep_their_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    values, mask, original, moments = layer(16, 24)
+    evidence = PathEvidence(original, moments)
+    kept = torch.where(mask, values, 0)
+
+    def harmful(batches: object, pruned: Tensor, energy: float, **_: object) -> exchange_module.Exchanged:
+        return exchange_module.Exchanged(torch.ones_like(pruned), energy - 1, 5)
+
+    row = Rows()("layer", kept, mask, evidence)
+    monkeypatch.setattr(rows_module, "exchange", harmful)
+    traded = Rows(budget="layer")("layer", kept, mask, evidence)
+    assert row.mask is not None
+    assert traded.mask is not None
+    assert torch.equal(traded.mask, row.mask)
+    assert traded.details == row.details
 
 
 def test_a_block_whose_output_gets_worse_is_put_back() -> None:
