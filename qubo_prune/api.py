@@ -88,7 +88,7 @@ def prune(
     one with accept "always" keeps the layers done, a refit its best values so far); before that it puts the
     dense weights back and is raised.
     """
-    recipe = recipe or Recipe()
+    recipe = (recipe or Recipe()).checked()
     begun = time.perf_counter()
     if allocation is not None:
         recipe = recipe.beside(found_to_bring(allocation))
@@ -145,14 +145,16 @@ def prune(
         if recipe.rows is not None:
             figures.values["rows"] = None
             try:
-                walks["rows"] = rows(state, run, batches, recipe.rows, allocation, recipe.seed, weigh, say)
+                walks["rows"] = rows(
+                    state, run, batches, recipe.rows, allocation, recipe.seed, weigh, say, len(data.own)
+                )  # fmt: skip
                 clock.lap("rows")
                 figures.measure("rows", "loss after the row problems")
             except KeyboardInterrupt:  # the blocks done stay done
                 interrupted = True
         rounds = Rounds(
             state, objective, recipe, run, itertools.cycle([*data.calibrate, *data.own]), batches,
-            data.own_refit, data.accept,
+            data.own_refit, len(data.own), data.accept,
             None if evidence.moments is None else importance_of(state, evidence), allocation,
             None if export_blocks is None else Path(export_blocks), weigh, say, figures, walks,
             interrupted=interrupted,

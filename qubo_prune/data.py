@@ -18,7 +18,7 @@ class Data:
     """Batches of the three disjoint ranges; `report` may be empty (then no figure is reported).
 
     own: batches that the dense model wrote itself (see `own_text`), to fit on beside those of `calibrate`;
-    own_refit: further ones, for the refit alone.
+    own_refit: further ones, for the refit alone. What a recipe has the model write joins them.
     """
 
     calibrate: Sequence[Batch]
@@ -37,7 +37,10 @@ class Data:
         """
         if isinstance(calibration, Data | Calibration):
             c = calibration
-            data = cls(*(in_batches(part, batch) for part in (c.calibrate, c.accept, c.report)))
+            parts = [c.calibrate, c.accept, c.report]
+            if isinstance(c, Data):
+                parts += [c.own, c.own_refit]
+            data = cls(*(in_batches(part, batch) for part in parts))
         else:
             batches = in_batches(calibration, batch)
             if 0 < len(batches) < 3:

@@ -162,6 +162,8 @@ def conflict(r: Icbs) -> str | None:
     criterion, by_gain = r.candidates.criterion, r.candidates.criterion == "gain"
     if r.curvature.kind == "mean_gradient" and r.curvature.scale_by_tokens:
         return "mean_gradient has no samples to scale: set refine.curvature.scale_by_tokens to false"
+    if r.curvature.labels > 1 and r.curvature.kind != "sampled_fisher":
+        return f"{r.curvature.kind} samples no labels: leave refine.curvature.labels out"
     if r.curvature.kind == "exact_hessian":
         name = "max_variables" if by_gain else "block_size"
         if (getattr(r.candidates, name) or 1 << 62) > 512:

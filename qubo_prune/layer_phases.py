@@ -104,14 +104,17 @@ def rows(
     seed: int,
     weigh: Weigh,
     say: OnProgress,
+    own: int = 0,
 ) -> list[LayerRecord]:
-    """The masks of all layers by row problems, block after block; N:M patterns of the allocation hold."""
+    """The masks of all layers by row problems, block after block; N:M patterns of the allocation hold.
+
+    own: how many of the batches, the first ones, are the model's own text, see `sequential.walk`."""
     method = Rows(recipe.method, recipe.budget, recipe.options, allocation.patterns, seed, recipe.time_limit)
     weights = weigh(recipe.output_weights, batches)
     telling = _telling("rows", len(state.layers), say)
     return walk(
         state, forward, batches, method,
-        blend=recipe.blend, held_out=recipe.held_out, by_block=recipe.by_block,
+        blend=recipe.blend, held_out=recipe.held_out, own=own, by_block=recipe.by_block,
         weights=weights, on_layer=telling,
     )  # fmt: skip
 
@@ -126,11 +129,12 @@ def reconstruct(
     allocation: Allocation,
     weigh: Weigh,
     say: OnProgress,
+    own: int = 0,
 ) -> Reconstructed:
     """New values for the kept weights; with accept "if_better" undone unless the accepting loss falls.
 
     accept: accepting batches with the dense model's answers, as `refine.evidence.teach` gives them.
-    allocation: its N:M patterns hold where the masks move.
+    allocation: its N:M patterns hold where the masks move. own: as for `rows`.
     """
     measure: Callable[[], float] | None = None
     if recipe.accept == "if_better":
@@ -139,7 +143,7 @@ def reconstruct(
     telling = _telling("reconstruct", len(state.layers), say)
     return reconstruct_layers(
         state, forward, batches, recipe,
-        patterns=allocation.patterns, measure=measure, weights=weights, on_layer=telling,
+        own=own, patterns=allocation.patterns, measure=measure, weights=weights, on_layer=telling,
     )  # fmt: skip
 
 

@@ -100,6 +100,9 @@ def _label(q: Tensor, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
     return q.scatter_add_(-1, y, -torch.ones_like(y, dtype=q.dtype)).div_(q.shape[1]).to(dtype)
 
 
+_OWN_LOSS = "without a causal language model and its token ids give a loss of your own, prune(..., loss=...)"
+
+
 def _log_softmax(logits: Tensor) -> Tensor:
     """In float32 at least."""
     return torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1)
@@ -197,7 +200,13 @@ class CrossEntropy(_LogitObjective):
             return self._finish(logits, q, value, loss, generator)
 
     def _targets(self, batch: Batch, log_q: Tensor) -> Tensor:
-        return self.labels(batch).to(log_q.device).reshape(log_q.shape[:-1]).unsqueeze(-1)
+        labels = self.labels(batch).to(log_q.device)
+        if labels.numel() != log_q.shape[:-1].numel() or labels.is_floating_point():
+            raise InputError(
+                f"the cross-entropy of logits {tuple(log_q.shape)} needs a class for each position, and the "
+                f"batches have {labels.dtype} {tuple(labels.shape)}: {_OWN_LOSS}"
+            )
+        return labels.reshape(log_q.shape[:-1]).unsqueeze(-1)
 
 
 class CustomLoss:
@@ -269,5 +278,7 @@ def _nll(log_q: Tensor, y: Tensor) -> Tensor:
 
 
 def _next_tokens(batch: Batch) -> Tensor:
-    ids: Tensor = batch["input_ids"] if isinstance(batch, Mapping) else batch
+    ids = batch.get("input_ids") if isinstance(batch, Mapping) else batch
+    if not isinstance(ids, Tensor) or ids.dim() < 2:
+        raise InputError(f"the cross-entropy found no token ids in a {type(batch).__name__}: {_OWN_LOSS}")
     return ids[:, 1:]

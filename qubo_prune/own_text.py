@@ -15,6 +15,7 @@ from qubo_prune.errors import InputError
 from qubo_prune.objective import Batch, batch_size
 from qubo_prune.preparation import statistics_batches
 from qubo_prune.recipe import Recipe
+from qubo_prune.sequential import held_out_of
 from qubo_prune.statistics.tape import frozen
 
 NO_OWN_TEXT = "set calibration.own and refit.own to 0"
@@ -116,15 +117,18 @@ def _make_room(cache: Any, length: int) -> None:
 def with_own_text(
     model: nn.Module, data: Data, recipe: Recipe, on_token: Callable[[int, int], None] | None = None
 ) -> Data:
-    """The data with the windows that the recipe has the model write; the model is as it came."""
+    """The data with the windows that the recipe has the model write; the model is as it came. Batches that a
+    layer-wise phase holds out give no prompts."""
     count, ranges = own_windows(recipe), recipe.calibration
     if not count:
         return data
-    given = statistics_batches(data, recipe)
+    given = statistics_batches(replace(data, own=()), recipe)
+    held = [part.held_out for part in (recipe.rows, recipe.reconstruct) if part is not None]
+    given = given[: len(given) - held_out_of(len(given), max(held, default=0.0))]
     own = write_windows(model, given, count, ranges.own_prompt, recipe.seed, on_token)
     size = batch_size(given[0])
     for_all, for_refit = (in_batches(part, size) for part in own.tensor_split([ranges.own]))
-    return replace(data, own=for_all, own_refit=for_refit)
+    return replace(data, own=[*data.own, *for_all], own_refit=[*data.own_refit, *for_refit])
 
 
 def own_windows(recipe: Recipe) -> int:

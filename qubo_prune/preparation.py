@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -48,7 +47,7 @@ def collect_evidence(
         # at the dense weights the KL to the dense model has no gradient: the language loss has
         slope = CrossEntropy(objective.logits) if isinstance(objective, KLToDense) else objective
         found = GradientMoments(state.layers)
-        collect(state.model, state.layers, [(b, None) for b in batches], slope, found)
+        collect(state.model, state.layers, teach(state, slope, batches), slope, found)
         gradients = {name: found.mean(name) for name in state.layers}
     diagonal: KroneckerDiagonal | None = None
     by_output = recipe.initial.by_output and recipe.pattern is None
@@ -121,13 +120,21 @@ def pattern_of(recipe: Recipe) -> Pattern | None:
 
 def statistics_batches(data: Data, recipe: Recipe, *, fisher: bool = False) -> list[Batch]:
     """The first calibration batches, of as many windows as the recipe's statistics (or its Fisher) take; and
-    before them the model's own text, but not for the Fisher: where the last ones are held out to judge by,
-    these are of the text itself (a prompt of own text may come from them)."""
+    before them the model's own text, but not for the Fisher."""
     windows = recipe.calibration.windows
     if fisher:
         windows = min(windows, recipe.calibration.fisher_windows or math.ceil(windows / 4))
-    count = max(1, windows // max(1, batch_size(data.calibrate[0], unknown=1)))
-    return [*(() if fisher else data.own), *itertools.islice(data.calibrate, count)]
+    return [*(() if fisher else data.own), *_first(data.calibrate, windows)]
+
+
+def _first(batches: Sequence[Batch], windows: int) -> Iterator[Batch]:
+    """The first batches with so many windows in all; of a tensor that has more, so many as are missing."""
+    for batch in batches:
+        if windows <= 0:
+            return
+        size = batch_size(batch, unknown=1)
+        yield batch[:windows] if size > windows and isinstance(batch, Tensor) else batch
+        windows -= max(1, size)
 
 
 def forward_pass(model: nn.Module, objective: Objective) -> Callable[[Batch], Any]:

@@ -60,6 +60,11 @@ class Recipe(Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
+        self._check()
+        return self
+
+    def _check(self) -> None:
+        """ValueError where settings do not go together."""
         self._check_pattern()
         self._beside(brought(self.allocation))
         first, r = self.initial, self.refine
@@ -82,7 +87,6 @@ class Recipe(Part):
             raise ValueError(
                 "rounds repeat refine, reconstruct and refit, and there is none: leave rounds out"
             )
-        return self
 
     def _beside(self, brings: Brings) -> None:
         """Keep to what an allocation brings: ValueError where another setting would undo it."""
@@ -102,6 +106,16 @@ class Recipe(Part):
         recipe = self.model_copy()
         try:
             recipe._beside(brings)
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        return recipe
+
+    def checked(self) -> Recipe:
+        """This recipe, if its settings still go together (those of a part may have been assigned one by one).
+        InputError: they do not."""
+        recipe = self.model_copy()
+        try:
+            recipe._check()
         except ValueError as error:
             raise InputError(str(error)) from None
         return recipe

@@ -44,6 +44,11 @@ class Initial(Part):
             raise ValueError(f"{self.method} has no Gram matrix to damp: leave damping out")
         if self.stages != type(self).model_fields["stages"].default and self.method != "gradual":
             raise ValueError(f"{self.method} prunes at once: stages are of gradual, leave them out")
+        if self.output_power != type(self).model_fields["output_power"].default:
+            if self.method not in ("fisher", "gradual"):
+                raise ValueError(f"{self.method} has no gradients of outputs: leave output_power out")
+            if self.method == "gradual" and self.granularity == "output":
+                raise ValueError("within an output all weights share its gradient: leave output_power out")
         return self
 
     @property
@@ -103,7 +108,9 @@ class RowProblems(Part):
         None, gt=0, description="seconds of a layer's solve, and of moving weights between outputs"
     )
     budget: Literal["row", "layer"] = Field(
-        "row", description="row: each output keeps its count; layer: weights also move between outputs"
+        "row",
+        description="row: each output keeps its count; layer: weights also move between outputs, whatever an "
+        "allocation gave each; an N:M pattern keeps its own counts",
     )
     blend: float = Field(0.0, ge=0, le=1, description="as for reconstruct")
     held_out: float = Field(

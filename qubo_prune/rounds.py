@@ -33,7 +33,7 @@ class Rounds:
 
     state        with its first masks written; forward: a pass of one batch through its model
     calibrate    an endless iterator of calibration batches; statistics: those that values are fitted on, and
-    further      those that the refit has beside them
+    further      those that the refit has beside them; own: how many of `statistics`, the first, are own text
     accept       batches to decide by
     importance, export  as for `IcbsLoop`; allocation: its pattern holds in all that moves masks
     interrupted  Ctrl-C came before: no round is begun, the model is measured as it is
@@ -48,6 +48,7 @@ class Rounds:
     calibrate: Iterator[Batch]
     statistics: Sequence[Batch]
     further: Sequence[Batch]
+    own: int
     accept: Sequence[Batch]
     importance: Callable[[str], Tensor] | None
     allocation: Allocation
@@ -152,6 +153,7 @@ class Rounds:
             self.allocation,
             self.weigh,
             self.say,
+            self.own,
         )
         self.walks["reconstruct"] = found.records
         return found

@@ -58,6 +58,7 @@ def walk(
     *,
     blend: float = 0.0,
     held_out: float = 0.0,
+    own: int = 0,
     keeps_budget: bool = True,
     by_block: bool = False,
     weights: OutputWeights | None = None,
@@ -72,6 +73,8 @@ def walk(
               time and memory
     held_out  share of the batches, the last ones, on which errors are measured and which the moments to fit
               on leave out (at least one); 0: errors are measured on the batches that are fitted on
+    own       so many batches, the first ones, are the model's own text: none of them is held out, nor do
+              they count for the share
     keeps_budget  refuse a mask with another number of pruned weights than the one before
     by_block  a block's layers are put back, and their records say "undone", unless the error of the block's
               output over the held-out batches falls: its squared distance from what the original weights of
@@ -91,7 +94,7 @@ def walk(
     not fit. Layers changed before stay changed, as they do on Ctrl-C (but with by_block those of a block that
     was not judged yet): `PruneState.saved` first where that is not wanted.
     """
-    held = _held_out(len(batches), held_out)
+    held = held_out_of(len(batches) - own, held_out)
     records: list[LayerRecord] = []
     with frozen(state.model):
         walker = Walker(state, forward, batches, len(batches) - held, blend, weights)
@@ -107,16 +110,17 @@ def walk(
                         records.append(_change(state, name, method, evidence, keeps_budget))
                         if on_layer is not None:
                             on_layer(records[-1])
+                if judge is None or saved is None or not any(r.changed for r in records[first:]):
+                    continue
+                after = judge()
             except BaseException:
                 if saved is not None:
                     state.restore(saved)
                 raise
-            if judge is not None and saved is not None and any(r.changed for r in records[first:]):
-                after = judge()
-                if not after < before:
-                    state.restore(saved)
-                    rise = after / before - 1 if before else 0.0
-                    records[first:] = [_undone(record, rise) for record in records[first:]]
+            if not after < before:
+                state.restore(saved)
+                rise = after / before - 1 if before else 0.0
+                records[first:] = [_undone(record, rise) for record in records[first:]]
     return records
 
 
@@ -128,8 +132,8 @@ def _undone(record: LayerRecord, rise: float) -> LayerRecord:
     )  # fmt: skip
 
 
-def _held_out(batches: int, share: float) -> int:
-    """How many batches are held out."""
+def held_out_of(batches: int, share: float) -> int:
+    """How many batches are held out. InputError: there are too few."""
     if not share:
         return 0
     if batches < 2:

@@ -82,6 +82,9 @@ class Walker:
             blocks = Blocks(forward, [])
         for i in range(len(blocks)):
             self._inside.append([layer for layer in state.layers if layer.startswith(f"{name}.{i}.")])
+        # what a block is dense by: also weights that it shares with another one, under whose name they are
+        owned = [{id(p) for p in block.parameters()} for block in stack[: len(blocks)]]
+        self._weights_of = [[n for n, la in state.layers.items() if id(la.parameter) in own] for own in owned]
         self._pruned = _Path(blocks, batches)
         self._dense = _Path(blocks, batches) if blend else None
         self._leaders: dict[str, str] = {}  # of the stage's layers
@@ -101,7 +104,7 @@ class Walker:
             return
         self._pruned.advance(stop - 1)
         if self._dense is not None:
-            passed = self._inside[self._dense.at + 1 : stop]
+            passed = self._weights_of[self._dense.at + 1 : stop]
             with self._state.dense([name for names in passed for name in names]):
                 self._dense.advance(stop - 1)
 
@@ -111,7 +114,7 @@ class Walker:
         are any."""
         weights, block = self._weights, f"{self._stack}.{stop}"
         targets: dict[int, Tensor] = {}
-        with self._state.dense(self._inside[stop]):
+        with self._state.dense(self._weights_of[stop]):
             for i in range(self._fitted if self._fitted < len(self._batches) else 0, len(self._batches)):
                 targets[i] = self._pruned.output(i, stop)
                 if self._dense is not None:
@@ -210,7 +213,7 @@ class Walker:
             return self._dense_inputs[i][leader]
         fits = self._dense_bytes < DENSE_BYTES
         wanted = self._wanted if fits else {leader: self._wanted[leader]}
-        with self._state.dense(self._state.layers if stop is None else self._inside[stop]):
+        with self._state.dense(self._state.layers if stop is None else self._weights_of[stop]):
             found = path.inputs_of(i, wanted, stop)
         if fits:
             self._dense_inputs[i] = found

@@ -129,6 +129,12 @@ def check_found(layers: Mapping[str, Layer], sparsity: float, found: Allocation)
     for name, count in found.counts.items():
         if not 0 <= count <= sizes[name]:
             raise InputError(f"allocation: it prunes {count} of the {sizes[name]} weights of layer {name!r}.")
+        group, inputs = found.group, layers[name].shape[1]
+        if group is not None and (inputs % group or count * group % sizes[name]):
+            raise InputError(
+                f"allocation: it prunes {count} weights of layer {name!r}, which has {inputs} inputs: that "
+                f"is not the same number of each {group}."
+            )
     if strange := (found.rows.keys() | found.values.keys() | found.norms.keys()) - sizes.keys():
         raise InputError(f"allocation: {min(strange)!r} is not one of the layers to prune.")
     for name, values in found.values.items():

@@ -45,6 +45,7 @@ def reconstruct(
     batches: Sequence[Any],
     recipe: Reconstruct,
     *,
+    own: int = 0,
     patterns: Patterns | None = None,
     measure: Callable[[], float] | None = None,
     weights: OutputWeights | None = None,
@@ -52,11 +53,11 @@ def reconstruct(
 ) -> Reconstructed:
     """Change the kept values (and with ADMM the masks) of every layer, in the order of the forward pass.
 
-    batches: at least two; the last share of them is held out. patterns: of the masks, which new ones have
-    too. measure: the loss of the model as it is; where
-    it does not fall, and on an error or Ctrl-C, values and masks are put back to the bit (loss_after is then
-    loss_before). None: the result stands, and on Ctrl-C the layers done stay done. weights: as for
-    `sequential.walk`.
+    batches: at least two; the last share of them is held out, but for the first `own` ones. patterns: of the
+    masks, which new ones have too. measure: the loss of the model as it is; where it does not fall, and on an
+    error or Ctrl-C, values and masks are put back to the bit (loss_after is then loss_before). A loss that is
+    not finite is above any that is. None: the result stands, and on Ctrl-C the layers done stay done.
+    weights: as for `sequential.walk`.
     InputError: as for `sequential.walk`.
     """
     found = Reconstructed()
@@ -66,11 +67,13 @@ def reconstruct(
             found.loss_before = measure()
         found.records = walk(
             state, forward, batches, METHODS[recipe.method](recipe, patterns or {}),
-            blend=recipe.blend, held_out=recipe.held_out, weights=weights, on_layer=on_layer,
+            blend=recipe.blend, held_out=recipe.held_out, own=own, weights=weights, on_layer=on_layer,
         )  # fmt: skip
         if measure is not None and found.loss_before is not None:
             found.loss_after = measure()
-            found.accepted = math.isfinite(found.loss_after) and found.loss_after < found.loss_before
+            found.accepted = math.isfinite(found.loss_after) and not (
+                found.loss_after >= found.loss_before  # which may be NaN
+            )
     except BaseException:
         found.accepted = False
         raise

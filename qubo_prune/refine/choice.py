@@ -113,10 +113,10 @@ class Choice:
             values, couplings = self._state.kept_values[name], evidence.couplings(name)
             return correlated_pairs(cost, keep, free, values, *couplings, most, c.per_row)
 
-        if not c.concentrated:
-            return best(most)
         if self._counted_over == "global":  # not all that is kept: no layer is emptied
             most = max(0, min(most, int(keep.sum()) - 1))
+        if not c.concentrated:
+            return best(most)
         return whole_rows(best(cost.numel()), cost.shape[1], c.per_row, most)
 
     def _exchange(

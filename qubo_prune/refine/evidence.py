@@ -128,7 +128,7 @@ class LossEvidence:
         samples = 0
         while samples < self._windows:
             batches.append(next(self._batches))
-            samples += batch_size(batches[-1], 1)
+            samples += max(1, batch_size(batches[-1], 1))
         return batches
 
     def _learn(self, before: dict[str, Tensor], aged: float, samples: int) -> None:

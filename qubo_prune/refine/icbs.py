@@ -184,7 +184,7 @@ class IcbsLoop:
             harmful=harmful,
         )
         if loss and after is not None:
-            self._progress = max(0.0, loss - after) / loss
+            self._progress = max(0.0, loss - after) / abs(loss)  # a loss of one's own may be negative
         self.trust.adapt(record.predicted_change, record.measured_change, record.swaps_proposed)
         return record
 

@@ -106,7 +106,8 @@ def refit(
 
     try:
         if accept:
-            best = found.loss_before = found.loss_after = mean_value(state.model, accept, objective)
+            before = found.loss_before = found.loss_after = mean_value(state.model, accept, objective)
+            best = before if math.isfinite(before) else math.inf  # any finite loss is below one that is NaN
         idle = 0
         for step, index in enumerate(order):
             elapsed = time.perf_counter() - started

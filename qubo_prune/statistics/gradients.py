@@ -40,8 +40,9 @@ class GradientMoments:
     with s^2 = n / (n - 1) times the weighted mean square about it.
 
     clip: a sample's gradient of a layer that is longer than clip times the median of the last REMEMBERED
-    samples is cut to that. Windows with outlying gradients make most of the noise, and the mean of clipped
-    ones is nearer to the mean over other text. None: the plain mean.
+    samples is cut to that; samples without any gradient do not count for it. Windows with outlying gradients
+    make most of the noise, and the mean of clipped ones is nearer to the mean over other text. None: the
+    plain mean.
 
     `forget` starts single weights anew (one that has moved says nothing of its present gradient). Their means
     and mean squares are those of the samples since; for the number of samples, and so the noise, all weights
@@ -103,7 +104,7 @@ class GradientMoments:
             return g.new_ones(len(g))
         norms: Tensor = torch.linalg.vector_norm(g, dim=1)
         if bool(norms.isfinite().all()):
-            self._norms[name].extend(norms.tolist())
+            self._norms[name].extend(norm for norm in norms.tolist() if norm)
         most = self._clip * median(self._norms[name] or [0.0])
         scale: Tensor = (most / norms.clamp(min=1e-30)).clamp(max=1.0)
         return scale

@@ -15,6 +15,7 @@ from qubo_prune.calibration import Calibration
 from qubo_prune.errors import InputError
 from qubo_prune.layers import prunable_layers
 from qubo_prune.objective import CrossEntropy, KLToDense
+from qubo_prune.preparation import statistics_batches
 from qubo_prune.progress import Progress
 from qubo_prune.recipe import Recipe
 from qubo_prune.testing import tiny_gpt2, tiny_llama, tiny_mlp, tiny_tokens
@@ -177,6 +178,22 @@ def test_ranges_from_tensors() -> None:
     assert (len(data.calibrate), len(data.accept), len(data.report)) == (2, 2, 1)
     data = Data.of(Data((b for b in windows(4).split(1)), [windows(2)]), 2)  # type: ignore[arg-type]
     assert (len(data.calibrate), len(data.accept), len(data.report)) == (4, 1, 0)
+    data = Data.of(Data(windows(4), windows(2), [], windows(6), windows(3)), 2)
+    assert (len(data.own), len(data.own_refit)) == (3, 2)
+
+
+@pytest.mark.parametrize(("batch", "sizes"), [(1, [1] * 7), (4, [4, 3]), (7, [7]), (9, [7])])
+def test_statistics_are_of_as_many_windows_as_asked(batch: int, sizes: list[int]) -> None:
+    data = Data.of(Data(windows(12), windows(1)), batch)
+    seven = Recipe.parse({"calibration": {"windows": 7, "fisher_windows": 5}})
+    found = statistics_batches(data, seven)
+    assert [len(b) for b in found] == sizes
+    assert torch.equal(torch.cat(found), windows(12)[:7])
+    assert len(torch.cat(statistics_batches(data, seven, fisher=True))) == 5
+    more = Recipe.parse({"calibration": {"windows": 99}})
+    assert torch.equal(torch.cat(statistics_batches(data, more)), windows(12))
+    counted = Data([("any", i) for i in range(9)], [])  # batches that cannot be counted are one sample each
+    assert len(statistics_batches(counted, seven)) == 7
 
 
 @pytest.mark.parametrize(
@@ -218,6 +235,27 @@ def test_recipes_that_do_not_fit_the_model(changes: dict[str, Any], message: str
     before = copy(model)
     with pytest.raises(ValueError, match=message):
         prune(model, windows(), recipe(**changes))
+    assert unchanged(model, before)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"objective": "cross_entropy"}, {"initial": {"method": "gradient"}, "refine": None}]
+)
+def test_cross_entropy_without_tokens(changes: dict[str, Any]) -> None:
+    model = tiny_mlp()
+    before = copy(model)
+    with pytest.raises(InputError, match="without a causal language model"):
+        prune(model, [torch.rand(8, 6)] * 6, Recipe.parse(changes))
+    assert unchanged(model, before)
+
+
+def test_settings_assigned_one_by_one_are_checked() -> None:
+    model, own = tiny_llama(), recipe()
+    before = copy(model)
+    assert own.refine is not None
+    own.refine.candidates.criterion = "gradient"
+    with pytest.raises(InputError, match="candidates by gradient are of one layer"):
+        prune(model, windows(), own)
     assert unchanged(model, before)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from qubo_prune.api import prune
 from qubo_prune.errors import InputError
@@ -107,6 +107,43 @@ def test_the_loop_goes_by_them_and_keeps_counts(budget: str, further: dict[str, 
             assert int(report.masks[name].sum()) == int(start.masks[name].sum())
         if budget == "row":
             assert torch.equal(report.masks[name].sum(1), start.masks[name].sum(1))
+
+
+@pytest.mark.parametrize("further", [{}, {"concentrated": True}])
+def test_no_layer_is_emptied(further: dict[str, Any]) -> None:
+    """Every weight of one layer is worth pruning, and each of the other one's worth having."""
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 8, bias=False), nn.Linear(8, 64, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.a(x).sum(1) - self.b(x).sum(1)
+            return found * 1e-4
+
+    g = torch.Generator().manual_seed(0)
+    data = [torch.rand(8, 8, generator=g) + 1 for _ in range(16)]
+    refine = {
+        "budget": "global", "accept": "always", "steps": 2, "windows": 16,
+        "candidates": {
+            "fixed_kept": 0, "fixed_pruned": 0, "max_flip": 1e9, "correlated": True, "per_row": 8, **further
+        },
+        "curvature": {"gram": True}, "trust": {"swaps": 400, "damping": 0.0},
+        "gradient": {"reliability": False, "estimate": "shrunk", "shrink": 0.0},
+    }  # fmt: skip
+    settings = {"initial": {"method": "random", "granularity": "output"}, "refine": refine}
+
+    def masks_of(model: nn.Module, **changed: Any) -> dict[str, Tensor]:
+        return prune(model, data, Recipe.parse(settings | changed), loss=lambda m, batch: m(batch)).masks
+
+    model, first = Two(), masks_of(Two(), refine=None)  # random masks look at no weight
+    with torch.no_grad():
+        model.a.weight.copy_(torch.where(first["a"], 2.0, 1.0))
+        model.b.weight.copy_(torch.where(first["b"], 0.5, 2.0))
+    masks = masks_of(model)
+    assert int(masks["a"].sum()) == 1
+    assert sum(int(mask.sum()) for mask in masks.values()) == 36 * 8
 
 
 def test_refusals() -> None:

@@ -516,6 +516,19 @@ def test_clipped_to_median_lengths() -> None:
     assert scale[7] < 0.1
 
 
+def test_samples_without_a_gradient_do_not_clip_the_others() -> None:
+    layers = prunable_layers(tiny_mlp())
+    name, layer = next(iter(layers.items()))
+    g = torch.Generator().manual_seed(0)
+    x, d = torch.rand(9, 1, layer.shape[1], generator=g), torch.rand(9, 1, layer.shape[0], generator=g)
+    d[:6] = 0
+    few, all_of_them = GradientMoments(layers, clip=1.0), GradientMoments(layers, clip=1.0)
+    few.add(name, [x[6:]], [d[6:]])
+    all_of_them.add(name, [x], [d])
+    assert float(few.mean(name).abs().max()) > 0
+    assert torch.allclose(all_of_them.mean(name), few.mean(name) * 3 / 9)
+
+
 @pytest.mark.parametrize("labels", [True, False])
 def test_curvature_from_every_other_batch(labels: bool) -> None:
     """The gradient sees all batches, the Fisher and its diagonal only those they are asked for."""

@@ -132,6 +132,39 @@ def test_more_windows_where_steps_gain_little() -> None:
     assert [fixed.loop.evidence.collect(tuple(run.layers), 0.0) for _ in range(3)] == [3, 3, 3]
 
 
+def test_what_was_seen_ages_by_the_share_of_the_loss_that_a_step_took_away() -> None:
+    run = Run(merged(SMALL, {"chunk": None, "gradient": {"discount": 0.9, "staleness": 5.0}}))
+    evidence, name = run.loop.evidence, next(iter(run.layers))
+    windows: list[float] = []
+    for progress in (0.0, 0.04, 1.0):
+        before = evidence.moments._weight[name]
+        samples = evidence.collect(tuple(run.layers), progress)
+        windows.append((evidence.moments._weight[name] - samples) / before if before else 0.0)
+    assert windows == pytest.approx([0.0, 0.9 * (1 - 5 * 0.04), 0.0])
+
+
+@pytest.mark.parametrize("shift", [0.0, -5.0])
+def test_a_loss_of_ones_own_may_be_negative(shift: float) -> None:
+    """Evidence never gains weight by age, whatever the sign of the loss."""
+
+    class Shifted(KLToDense):
+        def value(self, model: nn.Module, batch: Any, teacher: Tensor | None) -> Tensor:
+            return super().value(model, batch, teacher) + shift
+
+    run = Run(merged(SMALL), objective=Shifted())
+    told: list[float] = []
+    collect = run.loop.evidence.collect
+
+    def spied(names: tuple[str, ...], progress: float) -> int:
+        told.append(progress)
+        return collect(names, progress)
+
+    run.loop.evidence.collect = spied  # type: ignore[method-assign]
+    assert run.run().swaps > 0
+    assert all(0 <= progress <= 1 for progress in told)
+    assert max(told) > 0
+
+
 def test_the_blocks_gradient_is_the_estimate_at_its_candidates() -> None:
     run = Run(merged(SMALL, {"gradient": {"estimate": "posterior", "reliability": True, "clip": 1.0}}))
     evidence, names = run.loop.evidence, tuple(run.layers)

@@ -1,5 +1,7 @@
 """SparseGPT and reconstruction through prune(): budgets, the way back, Ctrl-C and errors, figures."""
 
+import itertools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from qubo_prune.errors import InputError
 from qubo_prune.layers import prunable_layers
 from qubo_prune.layerwise import LayerChange, LayerEvidence
 from qubo_prune.mask_file import load_masks
+from qubo_prune.objective import KLToDense
 from qubo_prune.progress import Progress
 from qubo_prune.recipe import Recipe
 from qubo_prune.report import PruneReport
@@ -144,6 +147,22 @@ def test_what_does_not_help_is_undone_to_the_bit(monkeypatch: pytest.MonkeyPatch
     kept = prune(forced, windows(), recipe(reconstruct={"accept": "always"}))
     assert kept.figures["reconstructed"] > kept.figures["refined"]
     assert "accept_reconstructed" not in kept.figures
+
+
+def test_a_reconstruction_that_mends_a_loss_of_nan_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = itertools.count()
+    value = KLToDense.value
+
+    def nan_first(self: KLToDense, *arguments: Any) -> Tensor:
+        found = value(self, *arguments)
+        return found * float("nan") if next(measured) < 1 else found
+
+    data = Data([windows()[:8]] * 4, [windows()[8:10]])
+    monkeypatch.setattr(KLToDense, "value", nan_first)
+    report = prune(tiny_llama(), data, Recipe.parse({"refine": None, "reconstruct": {}}))
+    assert report.figures["accept_reconstructed"] is not None
+    assert math.isfinite(report.figures["accept_reconstructed"])
+    assert any(record.changed for record in report.walks["reconstruct"])
 
 
 def test_a_classifier() -> None:

@@ -112,6 +112,13 @@ def test_language_models_predict_the_next_token(build: Any, wrap: Any) -> None:
     assert CrossEntropy().signals(model, wrap(ids), None, None).tokens == 8
 
 
+@pytest.mark.parametrize("batch", [(torch.zeros(2, 5), 1), {"pixels": torch.zeros(2, 5)}, torch.zeros(5)])
+def test_cross_entropy_needs_token_ids(batch: Any) -> None:
+    objective = CrossEntropy(logits=lambda model, batch: torch.zeros(2, 4, 7))
+    with pytest.raises(InputError, match=f"no token ids in a {type(batch).__name__}: without a causal"):
+        objective.value(nn.Identity(), batch, None)
+
+
 def test_custom_losses() -> None:
     model, x = tiny_mlp(), torch.randn(4, 6)
 

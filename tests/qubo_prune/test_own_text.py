@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from qubo_prune import sequential, walker
 from qubo_prune.api import Data, prune
 from qubo_prune.errors import InputError
 from qubo_prune.own_text import prompt_tokens, with_own_text, write_windows
@@ -119,6 +120,26 @@ def test_the_refit_has_windows_of_its_own() -> None:
     last = {p.phase: (p.done, p.total) for p in told}
     assert last["statistics"] == (4, 4)  # two batches of calibration windows and two of own text
     assert last["refit"] == (4 + 3 + 6, 4 + 3 + 6)
+
+
+@pytest.mark.parametrize("part", [{"rows": {}}, {"reconstruct": {}}])
+def test_judged_by_windows_of_the_text_that_gave_no_prompts(
+    part: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+
+    class Spy(walker.Walker):
+        def __init__(self, state: Any, forward: Any, data: list[Tensor], fitted: int, *rest: Any) -> None:
+            super().__init__(state, forward, data, fitted, *rest)
+            seen.append((fitted, len(data)))
+            prompts = {tuple(window[:8].tolist()) for batch in data[:5] for window in batch}
+            judges = {tuple(window[:8].tolist()) for batch in data[fitted:] for window in batch}
+            assert not prompts & judges
+
+    monkeypatch.setattr(sequential, "Walker", Spy)
+    recipe = Recipe.parse({"calibration": {"windows": 8, "own": 10, "own_prompt": 8}, "refine": None, **part})
+    prune(tiny_llama(), Data(batches(12), batches(2), batches(2)), recipe)
+    assert seen == [(5 + 3, 5 + 4)]  # a quarter of the four batches of text
 
 
 def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,6 +96,12 @@ def test_overrides() -> None:
         ({"initial": {"damping": 0.1}}, "wanda has no Gram matrix to damp: leave damping out"),
         ({"initial": {"damping": float("inf"), "method": "gradual"}}, "initial.damping: .*finite"),
         ({"initial": {"stages": 3}}, "stages are of gradual"),
+        ({"initial": {"output_power": 0.1}}, "wanda has no gradients of outputs"),
+        (
+            {"initial": {"method": "gradual", "granularity": "output", "output_power": 0.1}},
+            "within an output all weights share",
+        ),
+        ({"refine": {"curvature": {"kind": "empirical_fisher", "labels": 4}}}, "samples no labels"),
         ({"initial": None}, "some of method, .* below it, or leave it out"),
         ({"refine": 3}, "some of steps, .* below it, or null for none"),
         ({"allocation": None}, "some of method, metric, .* below it, or leave it out"),
@@ -169,6 +175,15 @@ def test_assignments_are_validated() -> None:
     recipe = Recipe()
     with pytest.raises(ValidationError):
         recipe.sparsity = 3
+
+
+def test_what_was_assigned_inside_a_part_is_looked_at_again() -> None:
+    recipe = Recipe.parse({"allocation": {"method": "fisher"}, "refine": {"budget": "global"}})
+    assert recipe.checked() == recipe
+    assert recipe.refine is not None
+    recipe.refine.candidates.criterion = "gradient"
+    with pytest.raises(InputError, match="candidates by gradient are of one layer"):
+        recipe.checked()
 
 
 def test_files_that_are_no_recipes(tmp_path: Path) -> None:

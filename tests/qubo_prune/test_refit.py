@@ -1,6 +1,7 @@
 """Refit and rounds: masks stay, the loss falls, errors and Ctrl-C put everything back, rounds add up."""
 
 import itertools
+import math
 import signal
 from typing import Any
 
@@ -162,6 +163,27 @@ def test_what_does_not_help_is_put_back() -> None:
     assert found.stopped == "no progress"
     assert len(found.records) <= 4
     assert all(torch.equal(layer.weight, weights[name]) for name, layer in state.layers.items())
+
+
+def test_a_finite_loss_is_below_one_that_is_nan() -> None:
+    """As where pruning made an overflow, which new values mend."""
+    model = tiny_llama()
+    state = pruned_state(model)
+    held = windows(8)
+    measured: list[float] = []
+
+    class NaNFirst(KLToDense):
+        def value(self, model: nn.Module, batch: Tensor, teacher: Tensor | None) -> Tensor:
+            found = super().value(model, batch, teacher)
+            measured.append(float(found.mean()))
+            return found * float("nan") if len(measured) == 1 else found
+
+    objective = NaNFirst()
+    found = refit(state, objective, [windows(8)], teach(state, objective, [held]), Refit(learning_rate=2e-3))
+    assert found.loss_before is not None
+    assert math.isnan(found.loss_before)
+    assert found.loss_after == pytest.approx(min(measured[1:]))
+    assert mean_value(model, teach(state, objective, [held]), objective) == pytest.approx(found.loss_after)
 
 
 def test_an_error_puts_the_values_back() -> None:

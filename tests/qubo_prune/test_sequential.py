@@ -89,6 +89,42 @@ def test_evidence_is_that_of_whole_passes(family: str, blend: float, held: int) 
     verify(state.layers, state.masks, state.kept_values)
 
 
+def test_a_weight_that_blocks_share_is_dense_on_the_dense_path() -> None:
+    model = tiny_llama()
+    first, second = (block.mlp for block in model.model.layers[:2])
+    second.gate_proj.weight = first.gate_proj.weight
+    layers = prunable_layers(model)
+    assert "model.layers.1.mlp.gate_proj" not in layers
+    state = PruneState(model, layers, initial_masks("magnitude", layers, 0.5))
+    watch = Watch(state, batches(), 1.0, 1)
+    walk(state, forward_of(model), batches(), watch, blend=1.0, held_out=0.25)
+    assert watch.seen[-1] == "model.layers.1.mlp.down_proj"
+
+
+def test_an_interrupt_while_a_block_is_judged_puts_it_back() -> None:
+    model = tiny_llama()
+    layers = prunable_layers(model)
+    state = PruneState(model, layers, initial_masks("magnitude", layers, 0.5))
+    before = {name: mask.clone() for name, mask in state.masks.items()}
+    changed: list[str] = []
+
+    def other(name: str, weight: Tensor, mask: Tensor, evidence: object) -> LayerChange:
+        changed.append(name)
+        return LayerChange(mask=mask.flip(1))
+
+    def interrupted(batch: Any) -> Any:
+        if len(changed) == 7:  # the last of the first block: its output is judged now
+            raise KeyboardInterrupt
+        return forward(batch)
+
+    forward = forward_of(model)
+    with pytest.raises(KeyboardInterrupt):
+        walk(state, interrupted, batches(), other, held_out=0.25, by_block=True)
+    assert len(changed) == 7
+    assert all(torch.equal(state.masks[name], before[name]) for name in layers)
+    verify(state.layers, state.masks, state.kept_values)
+
+
 @pytest.mark.parametrize("room", [0, 4000])
 def test_inputs_of_the_dense_path_that_do_not_fit(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qubo_prune.walker.DENSE_BYTES", room)

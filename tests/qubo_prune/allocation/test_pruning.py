@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from qubo_prune import prune
+from qubo_prune.allocation import Allocation, check_found
 from qubo_prune.errors import InputError
 from qubo_prune.initial import initial_masks
 from qubo_prune.layers import prunable_layers
@@ -136,6 +137,17 @@ def test_refusals_change_nothing(changes: dict[str, Any], message: str) -> None:
         prune(model, windows(), recipe(**changes), on_progress=told.append)
     assert not told
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_an_allocation_whose_groups_do_not_come_out_is_refused() -> None:
+    layers = prunable_layers(tiny_llama())
+    sizes = {name: layer.numel for name, layer in layers.items()}
+    first = next(iter(sizes))
+    counts = {name: size // 2 for name, size in sizes.items()}
+    for group, changed in ((4, {first: counts[first] + 2}), (5, {})):
+        found = Allocation("mine", counts | changed, sizes, group)
+        with pytest.raises(InputError, match=f"{first}'.* not the same number of each {group}"):
+            check_found(layers, 0.5, found)
 
 
 def test_counts_that_are_no_pattern() -> None:
