@@ -14,7 +14,7 @@ from qubo_prune.objective import CrossEntropy, CustomLoss, KLToDense, Objective
 from qubo_prune.statistics import fisher as fisher_module
 from qubo_prune.statistics import gradients as gradients_module
 from qubo_prune.statistics.collect import collect, mean_value
-from qubo_prune.statistics.fisher import FisherSamples, KroneckerDiagonal
+from qubo_prune.statistics.fisher import CoherentFisher, FisherSamples, KroneckerDiagonal
 from qubo_prune.statistics.gradients import GradientMoments
 from qubo_prune.statistics.tape import Tape, frozen
 from qubo_prune.testing import TINY_MODELS, tiny_gpt2, tiny_llama, tiny_mlp, tiny_tokens
@@ -527,6 +527,28 @@ def test_samples_without_a_gradient_do_not_clip_the_others() -> None:
     all_of_them.add(name, [x], [d])
     assert float(few.mean(name).abs().max()) > 0
     assert torch.allclose(all_of_them.mean(name), few.mean(name) * 3 / 9)
+
+
+def test_the_coherent_part_of_the_newest_samples() -> None:
+    """Rank one a sample and call: the sum of the gradients times the mean of the inputs."""
+    layers = prunable_layers(tiny_mlp())
+    name, layer = next(iter(layers.items()))
+    g = torch.Generator().manual_seed(0)
+    coherent, expected = CoherentFisher(layers, 4), []
+    for batch in (3, 2):
+        calls = [
+            (
+                torch.randn(batch, t, layer.shape[1], generator=g),
+                torch.randn(batch, t, layer.shape[0], generator=g),
+            )
+            for t in (3, 5)
+        ]
+        coherent.add(name, [x for x, _ in calls], [d for _, d in calls])
+        expected += [sum(torch.outer(d[b].sum(0), x[b].mean(0)) for x, d in calls) for b in range(batch)]
+    index = torch.tensor([0, 3, layer.numel - 1])
+    assert coherent.samples == 4
+    found = coherent.gather({name: index})
+    torch.testing.assert_close(found, torch.stack([w.reshape(-1)[index] for w in expected[1:]]))
 
 
 @pytest.mark.parametrize("labels", [True, False])

@@ -1,9 +1,12 @@
 """Least squares on the support: torch.linalg.lstsq row by row, damping, and errors that never rise."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
+from qubo_prune.reconstruct import least_squares as module
 from qubo_prune.reconstruct.least_squares import LeastSquares, least_squares
 from qubo_prune.statistics.paths import PathEvidence, PathMoments
 
@@ -54,6 +57,28 @@ def test_equals_lstsq_of_each_row(solver: str, drift: bool, damping: float) -> N
         expected = layer.by_row(150, drift, damping * float(gram.diagonal().mean()))
         torch.testing.assert_close((layer.weight + z).double(), expected, rtol=2e-3, atol=2e-3)
         assert not z[~layer.mask].any()
+
+
+@pytest.mark.parametrize(
+    ("rows", "n", "kept", "solver"), [(4, 64, 16, "cholesky"), (64, 64, 48, "conjugate")]
+)
+def test_factors_where_supports_are_few_and_small(
+    rows: int, n: int, kept: int, solver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    for name in ("cholesky", "conjugate_gradients"):
+        function = getattr(module, name)
+
+        def spied(*arguments: Any, name: str = name, function: Any = function, **more: Any) -> Any:
+            asked.append(name)
+            return function(*arguments, **more)
+
+        monkeypatch.setattr(module, name, spied)
+    x = torch.randn(4 * n, n, generator=torch.Generator().manual_seed(0))
+    mask = torch.zeros(rows, n, dtype=torch.bool)
+    mask[:, :kept] = True
+    least_squares(x.T @ x / len(x), mask, torch.ones(rows, n), damping=0.1)
+    assert [name.startswith(solver) for name in asked] == [True]
 
 
 def test_a_large_damping_leaves_all_as_it_is() -> None:
