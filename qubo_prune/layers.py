@@ -99,7 +99,8 @@ def prunable_layers(
         too ("*" means every linear layer). A head tied to the embedding is prunable only in this way, and
     stays tied. exclude: patterns; matching layers are left out.
     A pattern is matched against the whole name as by fnmatch ("*.q_proj"), or, written "re:PATTERN", searched
-    for as a regular expression. A weight that two modules share appears once, under its first name.
+    for as a regular expression. A weight that two modules share appears once, under its first name; what is
+    seen of its inputs is seen at that module, its gradients are those of both.
 
     InputError: a pattern that matches no linear layer, an invalid expression, no layer left, or a layer whose
     weights are not floating point (a quantised model).

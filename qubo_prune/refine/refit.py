@@ -72,7 +72,8 @@ def refit(
     time limit). At `recipe.checks` points a pass and at the end the accepting loss is measured; the values of
     the lowest one are taken, and the passes end early where it has not fallen for `recipe.patience` checks.
     With accepting pairs nothing changes unless it falls below what it was; without them the last values are
-    taken. With `recipe.rank` the values of a layer move by a product of that rank, see `moves.LowRank`.
+    taken whose losses were finite. With `recipe.rank` the values of a layer move by a product of that rank,
+    see `moves.LowRank`.
 
     on_step is told (done, of). Memory: five float32 numbers a weight (value, gradient, two moments, best
     value; with a rank two), and answers of the dense model, up to AHEAD_BYTES, over several passes up to
@@ -94,9 +95,11 @@ def refit(
         """Whether the values of this step are the best so far, which are remembered."""
         nonlocal best
         loss = mean_value(state.model, accept, objective) if accept else None
-        seconds = time.perf_counter() - started
-        found.records.append(RefitRecord(step, seconds, sum(losses) / len(losses), loss))
+        seconds, fitted = time.perf_counter() - started, sum(losses) / len(losses)
+        found.records.append(RefitRecord(step, seconds, fitted, loss))
         losses.clear()
+        if loss is None and not math.isfinite(fitted):
+            return False
         if loss is not None:
             if not loss < best:
                 return False

@@ -534,21 +534,18 @@ def test_the_coherent_part_of_the_newest_samples() -> None:
     layers = prunable_layers(tiny_mlp())
     name, layer = next(iter(layers.items()))
     g = torch.Generator().manual_seed(0)
-    coherent, expected = CoherentFisher(layers, 4), []
+    coherent, expected = CoherentFisher(layers, 4), list[Tensor]()
     for batch in (3, 2):
-        calls = [
-            (
-                torch.randn(batch, t, layer.shape[1], generator=g),
-                torch.randn(batch, t, layer.shape[0], generator=g),
-            )
-            for t in (3, 5)
-        ]
-        coherent.add(name, [x for x, _ in calls], [d for _, d in calls])
-        expected += [sum(torch.outer(d[b].sum(0), x[b].mean(0)) for x, d in calls) for b in range(batch)]
+        xs = [torch.randn(batch, positions, layer.shape[1], generator=g) for positions in (3, 5)]
+        ds = [torch.randn(batch, positions, layer.shape[0], generator=g) for positions in (3, 5)]
+        coherent.add(name, xs, ds)
+        for b in range(batch):
+            parts = [torch.outer(d[b].sum(0), x[b].mean(0)) for x, d in zip(xs, ds, strict=True)]
+            expected.append(torch.stack(parts).sum(0).reshape(-1))
     index = torch.tensor([0, 3, layer.numel - 1])
     assert coherent.samples == 4
     found = coherent.gather({name: index})
-    torch.testing.assert_close(found, torch.stack([w.reshape(-1)[index] for w in expected[1:]]))
+    torch.testing.assert_close(found, torch.stack(expected[1:])[:, index])
 
 
 @pytest.mark.parametrize("labels", [True, False])

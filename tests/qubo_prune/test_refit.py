@@ -186,6 +186,14 @@ def test_a_finite_loss_is_below_one_that_is_nan() -> None:
     assert mean_value(model, teach(state, objective, [held]), objective) == pytest.approx(found.loss_after)
 
 
+def test_without_accepting_data_values_that_diverge_are_not_taken() -> None:
+    model = tiny_llama()
+    state = pruned_state(model)
+    weights = {name: layer.weight.clone() for name, layer in state.layers.items()}
+    refit(state, KLToDense(), [windows(8)] * 4, [], Refit(learning_rate=1e30, checks=1))
+    assert all(torch.equal(layer.weight, weights[name]) for name, layer in state.layers.items())
+
+
 def test_an_error_puts_the_values_back() -> None:
     model = tiny_llama()
     state = pruned_state(model)

@@ -77,7 +77,7 @@ def test_factors_where_supports_are_few_and_small(
     x = torch.randn(4 * n, n, generator=torch.Generator().manual_seed(0))
     mask = torch.zeros(rows, n, dtype=torch.bool)
     mask[:, :kept] = True
-    least_squares(x.T @ x / len(x), mask, torch.ones(rows, n), damping=0.1)
+    least_squares(torch.zeros(rows, n), mask, torch.ones(rows, n), x.T @ x / len(x), damping=0.1)
     assert [name.startswith(solver) for name in asked] == [True]
 
 
