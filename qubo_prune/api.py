@@ -88,6 +88,8 @@ def prune(
     one with accept "always" keeps the layers done, a refit its best values so far); before that it puts the
     dense weights back and is raised.
     """
+    if not isinstance(recipe, Recipe | None):
+        raise InputError(f"recipe is a {type(recipe).__name__}: give a Recipe, as Recipe(sparsity=0.5)")
     recipe = (recipe or Recipe()).checked()
     begun = time.perf_counter()
     if allocation is not None:
@@ -201,8 +203,8 @@ def check(
         if rows_apart:
             what, instead = "row problems hold", ", or set rows.held_out to 0"
         raise InputError(
-            f"{what} one calibration batch out to judge by: give at least two (smaller batches, or more "
-            f"calibration.windows){instead}"
+            f"{what} one calibration batch out to judge by: give at least two (smaller batches, as by "
+            f"refine.batch, or more calibration.windows){instead}"
         )
     if again is not None and again.accept == "if_better" and not len(data.accept):
         raise InputError(
@@ -224,6 +226,8 @@ def check(
         pattern.check_layers(layers)
     if export_blocks is not None:
         folder = Path(export_blocks)
+        if refine is None or not refine.steps:
+            raise InputError("there are no blocks to export without a refinement: set refine.steps")
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise InputError(f"blocks folder {str(folder)!r} exists and is not an empty folder: name another")
     return layers, data
@@ -233,7 +237,10 @@ def check_solver(recipe: Recipe) -> None:
     """ValueError where the recipe's solver is unknown, not installed, or has no such option."""
     refine = recipe.refine
     if refine is not None and refine.steps:
-        solver = qubo_solvers.get(refine.solver.name, **refine.solver.options)
+        try:
+            solver = qubo_solvers.get(refine.solver.name, **refine.solver.options)
+        except ImportError as error:
+            raise InputError(f"solver {refine.solver.name!r} cannot be imported: {error}") from None
         able, reason = qubo_solvers.availability(refine.solver.name)
         if not able:
             raise InputError(f"solver {solver.name!r} is not available: {reason}")

@@ -55,7 +55,9 @@ class TextSource:
         try:
             with path.open(encoding="utf-8") as file:
                 text = file.read(self.max_characters + 1)
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
+            raise InputError(f"text {self.spec!r} cannot be read: {error.strerror or error}.") from error
+        except UnicodeDecodeError as error:
             raise InputError(f"text {self.spec!r} cannot be read as UTF-8 text: {error}.") from error
         if len(text) > self.max_characters:
             text = text[: self.max_characters]

@@ -112,7 +112,12 @@ def _resolve(spec: str) -> tuple[str, dict[str, Any]]:
     path = Path(spec).expanduser()
     if path.exists():
         return _local(path, spec, search=False)
-    if spec.endswith(".gguf") or spec.startswith((".", "/", "~")) or spec.count("/") > 1 or "\\" in spec:
+    if (
+        spec.endswith((".gguf", "/"))
+        or spec.startswith((".", "/", "~"))
+        or spec.count("/") > 1
+        or "\\" in spec
+    ):
         raise InputError(f"model {spec!r}: there is no such file or folder; check the path.")
     return spec, {}
 
@@ -175,7 +180,8 @@ def _readable(spec: str, source: str) -> Iterator[None]:
     except (
         Exception
     ) as error:  # from the Hub, safetensors, GGUF and configuration readers: of a dozen classes
-        where = "the folder" if Path(source).exists() else "the Hugging Face Hub"
+        local = "the file" if spec.endswith(".gguf") else "the folder"
+        where = local if Path(source).exists() else "the Hugging Face Hub"
         advice = (
             "check that it is a causal language model that this transformers version knows"
             if Path(source).exists()

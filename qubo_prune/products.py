@@ -25,13 +25,26 @@ def quick_products() -> Iterator[None]:
     setting would mean TF32. Measured on one thread of Zen 5, shapes of SmolLM2: 250 GFLOPS instead of 112.
     """
     chosen = _usable() and _precision() == "highest"
-    if chosen:
-        torch.set_float32_matmul_precision("medium")
+    if not chosen:
+        yield
+        return
+    with _medium():
+        yield
+
+
+@contextmanager
+def _medium() -> Iterator[None]:
+    """That precision, and afterwards what was set before, for single back ends too (torch 2.9 has these)."""
+    backends = [torch.backends.mkldnn, torch.backends.cuda]
+    before = [getattr(backend.matmul, "fp32_precision", None) for backend in backends]
+    torch.set_float32_matmul_precision("medium")
     try:
         yield
     finally:
-        if chosen:
-            torch.set_float32_matmul_precision("highest")
+        torch.set_float32_matmul_precision("highest")
+        for backend, precision in zip(backends, before, strict=True):
+            if precision is not None:
+                backend.matmul.fp32_precision = precision
 
 
 def _precision() -> str:
@@ -50,9 +63,6 @@ def _usable() -> bool:
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(shape, generator=generator) for shape in ((256, 512), (512, 256)))
     exact = a.double() @ b.double()
-    torch.set_float32_matmul_precision("medium")
-    try:
+    with _medium():
         found = a @ b
-    finally:
-        torch.set_float32_matmul_precision("highest")
     return float((found.double() - exact).norm() / exact.norm()) < _ERROR

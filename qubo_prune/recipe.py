@@ -17,6 +17,9 @@ from qubo_prune.recipe_files import read_yaml, set_dotted
 from qubo_prune.recipe_parts import CalibrationRanges, Initial, Reconstruct, Refit, RowProblems
 from qubo_prune.settings import Part, told
 
+WRONG = 8
+"""So many wrong settings are told of at once."""
+
 
 class Recipe(Part):
     """A whole run: how much and where, the first mask, the calibration ranges, refinement, reconstruction."""
@@ -143,12 +146,14 @@ class Recipe(Part):
 
     @classmethod
     def parse(cls, data: dict[str, Any], source: str = "recipe") -> Recipe:
-        """Validate a nested dict; InputError lists every wrong field in one message."""
+        """Validate a nested dict; InputError lists the wrong fields in one message."""
         try:
             return cls.model_validate(data)
         except ValidationError as error:
             lines = [_line(e["loc"], told(cls, e["type"], e["loc"], e["msg"]), e["input"])
                      for e in error.errors()]  # fmt: skip
+            if len(lines) > WRONG:
+                lines[WRONG:] = [f"  and {len(lines) - WRONG} more"]
             raise InputError(f"{source} is not a valid recipe:\n" + "\n".join(lines)) from None
 
     @classmethod

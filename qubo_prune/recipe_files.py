@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -32,7 +33,11 @@ def read_yaml(name_or_path: str) -> dict[str, Any]:
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"recipe {name_or_path!r} cannot be read: {error}") from None
     else:
-        raise InputError(f"no recipe {name_or_path!r}: give a YAML file or one of {', '.join(builtin)}")
+        near = get_close_matches(name_or_path, builtin, n=1)
+        meant = f" (did you mean {near[0]}?)" if near else ""
+        raise InputError(
+            f"no recipe {name_or_path!r}{meant}: give a YAML file or one of {', '.join(builtin)}"
+        )
     try:
         data = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:

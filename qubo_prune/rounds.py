@@ -123,10 +123,12 @@ class Rounds:
         self.figures.values.setdefault(name, None)
         if result.stopped == "interrupted":
             return
+        told = "reconstructed weights" if phase == "reconstruct" else "refitted weights"
         try:
             found = work()
         except KeyboardInterrupt:
             result.stopped = "interrupted"
+            self._figure(name, f"loss of the {told}", result)
             return
         if found.loss_before is not None:
             if self.figures.values["accept_refined"] is None and first:
@@ -135,7 +137,6 @@ class Rounds:
         self.figures.clock.lap(phase)
         if isinstance(found, Refitted) and found.stopped == "interrupted":
             result.stopped = "interrupted"  # its best values so far are there, and measured
-        told = "reconstructed weights" if phase == "reconstruct" else "refitted weights"
         self._figure(name, f"loss of the {told}", result)
 
     def _reconstruct(self) -> Reconstructed:

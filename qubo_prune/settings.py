@@ -23,6 +23,9 @@ def told(root: type[BaseModel], kind: str, location: Sequence[int | str], messag
     if kind == "extra_forbidden":
         names = [name for group in _groups(root, location[:-1]) for name in group.model_fields]
         near = get_close_matches(str(location[-1]), names, n=3)
+        others = _groups(root, location[:-2]) if len(location) > 2 else []
+        if not near and (owners := [str(_tag(g)) for g in others if location[-1] in g.model_fields]):
+            return f"there is no such setting; it is one of the method {' or '.join(owners)}: choose that too"
         return (
             f"there is no such setting; {'did you mean' if near else 'there are'} {', '.join(near or names)}"
         )

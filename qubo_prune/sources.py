@@ -70,10 +70,9 @@ def package_path(spec: str) -> Path:
         )
     found = find_spec(package)
     if found is None:
-        hint = INSTALL_HINTS.get(package, f"pip install --no-deps {package.replace('_', '-')}")
-        raise MissingPackage(
-            f"package:{spec}: the package {package!r} is not installed. Install it with: {hint}"
-        )
+        known = INSTALL_HINTS.get(package)
+        hint = f"Install it with: {known}" if known else f"Known ones: {', '.join(INSTALL_HINTS)}."
+        raise MissingPackage(f"package:{spec}: the package {package!r} is not installed. {hint}")
     folders = list(found.submodule_search_locations or ())
     if not folders:
         raise InputError(f"package:{spec}: {package!r} is a single module and carries no files.")

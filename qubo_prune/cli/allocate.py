@@ -83,7 +83,7 @@ def allocate(
         file = getattr(chosen, "file", None)
         sparsity = None if file is None else sparsity_in(file)
     target = 0.5 if sparsity is None else sparsity
-    check_file(output)
+    check_file(output, inputs=[model, calibration])
     from qubo_prune.allocation_file import is_stored, write
     from qubo_prune.cli.allocating import Job, run
     from qubo_prune.texts import CALIBRATION_TEXT

@@ -73,7 +73,7 @@ def alpha(
     begun = time.perf_counter()
     if by not in ("block", "matrix"):
         raise InputError(f"--by {by!r}: write block or matrix")
-    files = _files(output or [], plot)
+    files = _files(output or [], plot, model)
     chosen = _settings(assignments(settings or []))
     with Live(notes()) as live:
         spectra, allocation = _looked_at(
@@ -107,14 +107,14 @@ def alpha(
             results().print(f"written: {written}", markup=False, soft_wrap=True)
 
 
-def _files(output: list[Path], plot: Path | None) -> list[Path]:
+def _files(output: list[Path], plot: Path | None, model: str) -> list[Path]:
     """The files to write; whatever is wrong with them is refused before any work."""
     for file in output:
         if file.suffix not in (".json", ".csv"):
             raise InputError(f"--output {str(file)!r}: the name must end in .json or .csv")
     for file in output:
-        check_file(file)
-    check_file(plot, "--plot")
+        check_file(file, inputs=[model])
+    check_file(plot, "--plot", inputs=[model])
     if plot is not None:
         from qubo_prune.report.spectra import check_plot
 

@@ -44,7 +44,7 @@ def bench(
 ) -> None:
     """Compare solvers on problems: gaps over time, time to target, ranks, profiles."""
     from qubo_solvers import registry
-    from qubo_solvers.bench import instance_bounds, load_instance, matrix, run_cells
+    from qubo_solvers.bench import check_instance, instance_bounds, matrix, run_cells
     from qubo_solvers.bench.metrics import summary
     from qubo_solvers.bench.report import markdown, write_reports
 
@@ -54,8 +54,7 @@ def bench(
         if registry.availability(name)[0]:
             registry.get(name, **options)
     for spec in instances:  # a wrong line is better found now than after an hour
-        if not spec.startswith("palubeckis:"):
-            load_instance(spec)
+        check_instance(spec)
     best = _known(known)
     cells = matrix(chosen, instances, range(seeds), time_limit or [10.0], threads)
     with Live(notes()) as live:
@@ -69,17 +68,22 @@ def bench(
             told = record.get("error") or f"{record['objective']!r}"
             live.done(done, text=f"{record['solver']} on {record['instance']}: {told}")
 
-        records = run_cells(cells, output, jobs, on_record, again)
-        bounds = {}
-        if bound:
-            live.phase("bounds")
-            bounds = instance_bounds(instances, output)
+        try:
+            records = run_cells(cells, output, jobs, on_record, again)
+            bounds = {}
+            if bound:
+                live.phase("bounds")
+                bounds = instance_bounds(instances, output)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"what ran is in {output}; the same command goes on from there") from None
     files = write_reports(records, output, best, submitter, bounds)
     if as_json:
         print_json(summary(records, best))
-        return
-    results().print(markdown(records, best, bounds), markup=False, soft_wrap=True)
-    notes().print("written: " + ", ".join(str(file) for file in files))
+    else:
+        results().print(markdown(records, best, bounds), markup=False, soft_wrap=True)
+        notes().print("written: " + ", ".join(str(file) for file in files))
+    if all(record.get("error") for record in records):
+        raise typer.Exit(1)  # each record says why
 
 
 def _solver(text: str) -> tuple[str, dict[str, Any]]:

@@ -74,7 +74,7 @@ def evaluate(
     from qubo_prune.zeroshot import Subset, prepare, run_tasks
 
     begun = time.perf_counter()
-    check_file(output)
+    check_file(output, inputs=[model, text, dense, masks])
     if dense is not None and not windows:
         raise InputError("--dense with --windows 0: the KL is measured on the text's windows; ask for some")
     if tasks is None and (limit is not None or sample_seed is not None):
@@ -178,7 +178,10 @@ def _density(loaded: LoadedModel, masks: Path | None) -> dict[str, Any]:
     source = masks if masks is not None else folder if (folder / MASK_FILE).is_file() else None
     if source is not None:
         found = load_masks(source)
-        verify(linear_layers(loaded.model), found)
+        try:
+            verify(linear_layers(loaded.model), found)
+        except ValueError as error:
+            raise InputError(f"masks of {str(source)!r}: {error} They are not those of this model.") from None
     else:
         found = {name: layer.weight != 0 for name, layer in prunable_layers(loaded.model).items()}
     counts = density(found)

@@ -5,7 +5,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -51,10 +51,16 @@ def write_text(text: str, path: Path) -> None:
         half.write_text(text, encoding="utf-8")
 
 
-def check_file(path: Path | None, option: str = "--output") -> None:
-    """InputError where a result could not be written to this file in the end; None is no file."""
+def check_file(path: Path | None, option: str = "--output", inputs: Iterable[Path | str | None] = ()) -> None:
+    """InputError where a result could not be written to this file in the end, or one of the command's inputs
+    (files, folders, or other names) would be lost by it; None is no file."""
     if path is None:
         return
+    if path.is_file():
+        for given in inputs:
+            read = None if given is None else Path(given).expanduser()
+            if read is not None and read.exists() and read.resolve() in (p := path.resolve(), p.parent):
+                raise InputError(f"{option} {str(path)!r} is what this command reads: name another file")
     if not path.absolute().parent.is_dir():
         raise InputError(f"{option} {str(path)!r}: there is no folder {str(path.absolute().parent)!r}")
     if path.is_dir():
@@ -98,8 +104,8 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
                 raise
             typer.echo(f"error: {one_line(error)}", err=True)
             raise typer.Exit(2) from None
-        except KeyboardInterrupt:
-            typer.echo("interrupted: nothing was saved", err=True)
+        except KeyboardInterrupt as stop:  # with what there is, where the command says so
+            typer.echo(f"interrupted: {stop.args[0] if stop.args else 'nothing was saved'}", err=True)
             raise typer.Exit(130) from None
 
     return run

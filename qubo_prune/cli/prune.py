@@ -76,7 +76,7 @@ def prune(
     }  # fmt: skip
     given = {key: value for key, value in overrides.items() if value is not None}
     given |= assignments(settings or [])
-    _check_refines(recipe, solver, given)
+    _check_refines(recipe, solver, given, export_blocks)
     chosen = load_recipe(recipe, solver, given, allocation)
     if show_recipe:
         from qubo_prune.recipe_text import described
@@ -100,24 +100,35 @@ def prune(
         dtype,
         device,
     )
-    with Live(notes()) as live:
-        report = run(job, live)
-    if report["stopped"] == "interrupted":
-        notes().print(
-            f"interrupted: the model {_whereabouts(report)} has the masks and values accepted until then",
-            soft_wrap=True,
-        )
-    if as_json:
-        print_json(report)
-    else:
-        _show(report)
+    report: dict[str, Any] | None = None
+    try:
+        with Live(notes()) as live:
+            report = run(job, live)
+        if report["stopped"] == "interrupted":
+            notes().print(
+                f"interrupted: the model {_whereabouts(report)} has the masks and values accepted until then",
+                soft_wrap=True,
+            )
+        if as_json:
+            print_json(report)
+        else:
+            _show(report)
+    except KeyboardInterrupt:
+        if report is None:
+            raise
+        raise KeyboardInterrupt(f"the model {_whereabouts(report)} is whole, its report too") from None
 
 
-def _check_refines(recipe: str, solver: str | None, given: dict[str, Any]) -> None:
-    """InputError where a setting of the refinement would bring one into a recipe that has none."""
+def _check_refines(
+    recipe: str, solver: str | None, given: dict[str, Any], export_blocks: Path | None
+) -> None:
+    """InputError where a setting of the refinement would bring one into a recipe that has none, or its blocks
+    are asked for."""
     from qubo_prune.recipe import Recipe
 
-    about = [name for name in given if name.startswith("refine.")] + ([] if solver is None else ["--solver"])
+    about = [name for name in given if name.startswith("refine.")]
+    options = {"--solver": solver, "--export-blocks": export_blocks}
+    about += [name for name, value in options.items() if value is not None]
     if not about or "refine.steps" in given or (own := Recipe.load(recipe)).refine is not None:
         return
     refit = "set refit.time_limit (--set), or " if "refine.time_limit" in about and own.refit else ""

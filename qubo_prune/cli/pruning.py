@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from qubo_prune.api import check, check_solver, prune
 from qubo_prune.calibration import Calibration, TextSource, split_ranges, tokenise
 from qubo_prune.cli.live import Live
 from qubo_prune.cli.output import write_json
+from qubo_prune.errors import InputError
 from qubo_prune.evaluate import DenseReference, kl_to_dense, perplexity
 from qubo_prune.forward import forward_of
 from qubo_prune.models import LoadedModel, load_model
@@ -46,6 +48,13 @@ def run(job: Job, live: Live) -> dict[str, Any]:
     begun = time.perf_counter()
     output = None if job.output is None else check_output(job.output)
     blocks = None if job.export_blocks is None else check_output(job.export_blocks)
+    if output is not None and blocks is not None:
+        one, other = output.resolve(), blocks.resolve()
+        if one == other or one in other.parents or other in one.parents:
+            raise InputError(
+                f"--output {str(job.output)!r} and --export-blocks {str(job.export_blocks)!r} are in one "
+                "another: name folders apart from each other"
+            )
     check_solver(job.recipe)
     loaded, calibration, evaluation = _prepare(job, live)
     check(loaded.model, calibration, job.recipe, blocks)
@@ -69,28 +78,28 @@ def run(job: Job, live: Live) -> dict[str, Any]:
         measure.masks(last)
     except KeyboardInterrupt:
         report.stopped = "interrupted"
-    live.end()
-    kl = report.figures if job.recipe.objective == "kl" else measure.kl
-    report.extra |= {
-        "model": job.model,
-        "perplexity": measure.perplexity,
-        "kl": {name: kl.get(name) for name in measure.perplexity if name != "dense"},
-        "evaluation": {"text": job.evaluation, "windows": job.eval_windows, "length": job.eval_length},
-        "calibration": {
-            "text": job.calibration,
-            "tokens": len(calibration.tokens),
-            "windows": {n: len(getattr(calibration, n)) for n in calibration.ranges},
-        },
-        "output": None if output is None else str(output),
-        "blocks": None if blocks is None else str(blocks),
-        "seconds": time.perf_counter() - begun,
-        "seconds_by_phase": live.seconds,
-        "peak_memory_bytes": peak_memory_bytes(),
-    }
-    found = report.to_dict()
-    if output is not None:
-        write_json(found, output / "report.json")
-    return found
+    with suppress(KeyboardInterrupt), uninterrupted():  # what is left takes no time
+        live.end()
+        kl = report.figures if job.recipe.objective == "kl" else measure.kl
+        report.extra |= {
+            "model": job.model,
+            "perplexity": measure.perplexity,
+            "kl": {name: kl.get(name) for name in measure.perplexity if name != "dense"},
+            "evaluation": {"text": job.evaluation, "windows": job.eval_windows, "length": job.eval_length},
+            "calibration": {
+                "text": job.calibration,
+                "tokens": len(calibration.tokens),
+                "windows": {n: len(getattr(calibration, n)) for n in calibration.ranges},
+            },
+            "output": None if output is None else str(output),
+            "blocks": None if blocks is None else str(blocks),
+            "seconds": time.perf_counter() - begun,
+            "seconds_by_phase": live.seconds,
+            "peak_memory_bytes": peak_memory_bytes(),
+        }
+        if output is not None:
+            write_json(report.to_dict(), output / "report.json")
+    return report.to_dict()
 
 
 def _prepare(job: Job, live: Live) -> tuple[LoadedModel, Calibration, Tensor | None]:
@@ -108,7 +117,13 @@ def _prepare(job: Job, live: Live) -> tuple[LoadedModel, Calibration, Tensor | N
         loaded.check_length(job.eval_length, "--eval-length")
     live.phase("tokenise")
     tokens = tokenise(tokenizer, text)
-    calibration = ranges(tokens, job.recipe)
+    try:
+        calibration = ranges(tokens, job.recipe)
+    except InputError as error:
+        raise InputError(
+            f"calibration text {job.calibration!r}: {error} The settings (--set) are calibration.windows and "
+            "length, accept_windows and accept_length, report_windows and report_length."
+        ) from None
     evaluation = None if other is None else tokenise(tokenizer, other)
     if evaluation is not None:
         names = f"calibration text {job.calibration!r}", f"evaluation text {job.evaluation!r}"
@@ -158,9 +173,13 @@ class _Measures:
             return
         windows = self.job.eval_windows
         self.live.phase(f"perplexity, {name}", windows)
-        found = perplexity(
-            self._forward(windows), self.evaluation, length=self.job.eval_length, windows=windows
-        )
+        try:
+            found = perplexity(
+                self._forward(windows), self.evaluation, length=self.job.eval_length, windows=windows
+            )
+        except InputError as error:
+            given = f"--eval-windows {windows} and --eval-length {self.job.eval_length}"
+            raise InputError(f"evaluation text {self.job.evaluation!r}, {given}: {error}") from None
         self.perplexity[name] = found.perplexity
 
     def _forward(self, total: int) -> Callable[[Any], Tensor]:

@@ -36,7 +36,7 @@ def solve(
     solver: Annotated[
         str, typer.Option(help="A name that `qubo-prune solvers` lists, or package.module:Class.")
     ] = "anneal",
-    seed: Annotated[int, typer.Option(help="Same seed and work budget: same answer.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed and work budget: same answer.")] = 0,
     time_limit: Annotated[
         float | None, typer.Option(help="Seconds; without it the solver's work budget ends the search.")
     ] = None,
@@ -64,7 +64,7 @@ def solve(
     import qubo_solvers
     from qubo_solvers import formats
 
-    check_file(output)
+    check_file(output, inputs=[file])
     problem = formats.read(file, format)
     start = None if initial is None else _assignment(initial)
     options = assignments(settings or [])
@@ -136,5 +136,5 @@ def _show(answer: dict[str, Any]) -> None:
     else:
         console.print(f"bound      {answer['bound']!r}, by {answer['bound_method']}", markup=False)
         console.print(f"gap        {100 * answer['gap']:.4g} %, proven")
-    console.print(f"ones       {int(sum(answer['assignment'])):,} of {answer['variables']:,} variables")
+    console.print(f"ones       {answer['assignment'].sum(dtype=int):,} of {answer['variables']:,} variables")
     console.print(f"seconds    {number(answer['seconds'], 3)}, {len(answer['trace'])} improvements")

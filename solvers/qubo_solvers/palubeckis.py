@@ -34,13 +34,18 @@ INSTANCES: dict[str, tuple[int, int, int]] = {
 }
 
 
+def check_name(name: str) -> None:
+    """ValueError where there is no such instance."""
+    if name not in INSTANCES:
+        raise ValueError(f"no instance {name!r}; known: {', '.join(INSTANCES)}")
+
+
 def palubeckis(name: str) -> CardinalityQubo:
     """An instance by its name, e.g. "p3000.1"; `problem.objective(x)` is what the paper maximises.
 
     Q is (n, n) int16 and symmetric: 18 to 98 MB. Needs numba. Raises ValueError on another name.
     """
-    if name not in INSTANCES:
-        raise ValueError(f"no instance {name!r}; known: {', '.join(INSTANCES)}")
+    check_name(name)
     n, density, seed = INSTANCES[name]
     return from_seed(n, density, seed, name)
 

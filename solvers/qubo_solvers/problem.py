@@ -75,15 +75,16 @@ class CardinalityQubo:
         radius: int | None = None,
         name: str = "",
     ) -> CardinalityQubo:
-        """Groups with counts in [lower, upper]; upper=None means exact counts."""
-        lower = np.asarray(lower, dtype=np.int64)
+        """Groups with counts in [lower, upper]; upper=None means exact counts. ValueError: as for the class,
+        and counts that are no whole numbers."""
+        lower = _whole(lower)
         return cls(
             quadratic if isinstance(quadratic, QuadraticForm) else Dense(np.asarray(quadratic)),
             np.asarray(linear, dtype=np.float64),
             offset,
             np.asarray(groups, dtype=np.int32),
             lower,
-            lower.copy() if upper is None else np.asarray(upper, dtype=np.int64),
+            lower.copy() if upper is None else _whole(upper),
             None if reference is None else np.asarray(reference, dtype=np.uint8),
             radius,
             name,
@@ -253,3 +254,11 @@ class CardinalityQubo:
         if kind not in ("bqm", "cqm"):
             raise ValueError(f"kind must be 'bqm' or 'cqm', got {kind!r}")
         return dimod_bridge.to_cqm(self) if kind == "cqm" else dimod_bridge.to_bqm(self)
+
+
+def _whole(counts: ArrayLike) -> NDArray[np.int64]:
+    """Counts as integers; ValueError where one is no whole number."""
+    found = np.asarray(counts)
+    if found.dtype.kind == "f" and not (np.isfinite(found) & (found == np.floor(found))).all():
+        raise ValueError(f"counts must be whole numbers, not {found.tolist()}")
+    return found.astype(np.int64)

@@ -69,7 +69,11 @@ def get(name: str, **options: Any) -> Solver:
             if option not in known:
                 listed = (", ".join(known) or "none") + _suggest(option, known)
                 raise ValueError(f"solver {name!r} has no option {option!r}; its options: {listed}")
-    solver = factory(**options)
+    try:
+        solver = factory(**options)
+    except ValueError as error:
+        given = ", ".join(f"{option}={value!r}" for option, value in options.items())
+        raise ValueError(f"solver {name!r} with {given or 'no options'}: {error}") from None
     if not isinstance(solver, Solver):
         raise ValueError(
             f"{name!r} gave {type(solver).__name__}, which lacks a Solver's name, capabilities, solve"

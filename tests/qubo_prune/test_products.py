@@ -41,9 +41,12 @@ def test_the_setting_is_put_back_after_an_error_and_when_nested(monkeypatch: pyt
         assert torch.get_float32_matmul_precision() == "medium"
         raise ValueError("in the middle")
 
+    before = [getattr(b.matmul, "fp32_precision", None) for b in (torch.backends.mkldnn, torch.backends.cuda)]
     with pytest.raises(ValueError, match="in the middle"):
         run()
     assert torch.get_float32_matmul_precision() == "highest"
+    after = [getattr(b.matmul, "fp32_precision", None) for b in (torch.backends.mkldnn, torch.backends.cuda)]
+    assert after == before
 
 
 @pytest.mark.parametrize(("name", "error"), [("Intel(R) Xeon(R)", 1.0), ("AMD EPYC", 0.0)])

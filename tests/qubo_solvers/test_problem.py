@@ -120,3 +120,12 @@ def test_wrong_arguments_are_named():
         problem.subproblem([0], np.zeros(4))
     with pytest.raises(ValueError, match="bqm"):
         problem.to_dimod("qubo")
+
+
+def test_counts_are_whole_numbers() -> None:
+    for k in (2, 2.0, np.int32(2), np.float32(2)):
+        problem = CardinalityQubo.cardinality(np.eye(4), np.zeros(4), k)
+        assert problem.lower.tolist() == problem.upper.tolist() == [2]
+    for k in (2.5, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="counts must be whole numbers"):
+            CardinalityQubo.cardinality(np.eye(4), np.zeros(4), k)

@@ -10,7 +10,7 @@ import numpy as np
 from qubo_solvers import formats
 from qubo_solvers.generate import KINDS, random_problem
 from qubo_solvers.low_rank_sparse import LowRankSparse
-from qubo_solvers.palubeckis import palubeckis
+from qubo_solvers.palubeckis import check_name, palubeckis
 from qubo_solvers.problem import CardinalityQubo
 from qubo_solvers.quadratic_form import Dense, LowRank
 
@@ -37,6 +37,15 @@ def load_instance(spec: str) -> CardinalityQubo:
     if kind in formats.TABLE and rest:
         return formats.read(Path(rest), kind)
     return formats.read(Path(spec))
+
+
+def check_instance(spec: str) -> None:
+    """What `load_instance` refuses, without generating a large instance for it."""
+    kind, _, rest = spec.partition(":")
+    if kind == "palubeckis":
+        check_name(rest)
+    else:
+        load_instance(spec)
 
 
 def short_name(spec: str) -> str:

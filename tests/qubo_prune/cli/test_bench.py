@@ -3,9 +3,11 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+
+from qubo_solvers import Capabilities, registry
 
 RUN = ("bench", "random:plain:12", "--solver", "descent", "--solver", "anneal:restarts=2", "--seeds", 2)
 
@@ -37,12 +39,44 @@ def test_a_known_objective_is_the_measure(invoke: Callable[..., Any], tmp_path: 
     assert all(row["reached_best"] == 0 and row["median_gap"] > 0.9 for row in rows)
 
 
+class Broken:
+    name: ClassVar[str] = "broken"
+    capabilities: ClassVar[Capabilities] = Capabilities("fails")
+
+    def solve(self, problem: Any, **_: Any) -> Any:
+        raise ValueError("out of order")
+
+
+def test_nothing_but_failures_is_a_failure(
+    invoke: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(registry.TABLE, "broken", Broken)
+    run = ("bench", "random:plain:12", "--seeds", 1, "--json", "--solver")
+    result = invoke(*run, "broken", "--output", tmp_path / "one")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)
+    assert invoke(*run, "broken", "--solver", "descent", "--output", tmp_path / "two").exit_code == 0
+
+
+def test_an_interrupt_says_what_is_there(
+    invoke: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("qubo_solvers.bench.run_cells", interrupted)
+    result = invoke(*RUN, "--output", tmp_path)
+    assert result.exit_code == 130
+    assert f"interrupted: what ran is in {tmp_path}; the same command goes on" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("random:nothing:3",), "nothing"),
         (("random:dense",), "random:KIND:N"),
         (("no-such-file.npz",), "no-such-file.npz"),
+        (("palubeckis:p3000.9",), "no instance 'p3000.9'"),
         (("random:dense:4", "--solver", "tabuu"), "tabuu"),
         (("random:dense:4", "--solver", "tabu:speed=3"), "speed"),
         (("random:dense:4", "--known", "nowhere.json"), "nowhere.json"),

@@ -4,12 +4,14 @@ import json
 import signal
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from qubo_prune.cli.live import Live
 from qubo_prune.layers import linear_layers
 from qubo_prune.mask_file import load_masks
 from qubo_prune.masks import density, verify
@@ -45,6 +47,36 @@ def test_during_the_refinement(world: Any, tmp_path: Path) -> None:
     dense = {name: layer.weight for name, layer in linear_layers(load_model(world.model).model).items()}
     verify(linear_layers(loaded.model), masks, {name: dense[name] for name in masks})
     assert density(masks).sparsity == pytest.approx(0.5, abs=1e-3)
+
+
+def test_after_the_last_measurement(world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left is done: nothing is lost, and nothing is said to be."""
+    from typer.testing import CliRunner
+
+    from qubo_prune.cli import app
+
+    out = tmp_path / "out"
+    end = Live.end
+
+    def interrupted(self: Live, **more: Any) -> None:
+        monkeypatch.setattr(Live, "end", end)
+        end(self, **more)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Live, "end", interrupted)
+    result = CliRunner().invoke(app, world.prune("--output", out, "--json"), catch_exceptions=False)
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["swaps"] == json.loads((out / "report.json").read_text())["swaps"]
+
+    def shown(report: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(import_module("qubo_prune.cli.prune"), "_show", shown)
+    arguments = world.prune("--output", tmp_path / "again")
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 130
+    assert f"interrupted: the model saved in {tmp_path / 'again'} is whole, its report too" in result.stderr
+    assert (tmp_path / "again" / "report.json").is_file()
 
 
 def test_before_the_refinement(world: Any, tmp_path: Path) -> None:

