@@ -116,7 +116,7 @@ class TrustRegion(Part):
         6.0, ge=0, description="diag(H) times this is added to H (Levenberg-Marquardt, Marquardt's scaling)"
     )
     poor: float = Field(0.5, description="measured / predicted below which the swaps get fewer")
-    good: float = Field(1.0, description="measured / predicted above which they grow; see refine/trust.py")
+    good: float = Field(1.0, description="measured / predicted above which they grow")
     max_measurements: int = Field(4, ge=1, description="accepting passes a step may cost, bisection included")
 
 

@@ -31,12 +31,14 @@ class Recipe(Part):
         None,
         description="N:M, as 2:4: N of each M consecutive inputs are kept; sparsity must be 1 - N/M",
     )
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="chooses windows, samples and the solver's path")
     include: list[str] = Field(
         default_factory=list, description="layer name patterns; empty: all in the blocks"
     )
-    exclude: list[str] = Field(default_factory=list)
-    objective: Literal["kl", "cross_entropy"] = "kl"
+    exclude: list[str] = Field(default_factory=list, description="patterns of layers to leave out")
+    objective: Literal["kl", "cross_entropy"] = Field(
+        "kl", description="kl: to the dense model's answers; cross_entropy: of the next token"
+    )
     allocation: AllocationSettings = Field(default_factory=Uniform)
     initial: Initial = Field(default_factory=Initial)
     calibration: CalibrationRanges = Field(default_factory=CalibrationRanges)

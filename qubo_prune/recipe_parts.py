@@ -84,10 +84,10 @@ class CalibrationRanges(Part):
     own_prompt: float = Field(
         0.125, gt=0, description="tokens of each prompt, a whole number; below 1: their share of a window"
     )
-    accept_windows: int = Field(16, ge=1)
-    accept_length: int = Field(128, ge=2)
-    report_windows: int = Field(32, ge=1)
-    report_length: int = Field(128, ge=2)
+    accept_windows: int = Field(16, ge=1, description="what changes of masks and values are accepted by")
+    accept_length: int = Field(128, ge=2, description="tokens a window")
+    report_windows: int = Field(32, ge=1, description="what the reported KL is measured on, nothing else")
+    report_length: int = Field(128, ge=2, description="tokens a window")
 
     @field_validator("own_prompt")
     @classmethod

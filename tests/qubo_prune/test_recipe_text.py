@@ -26,3 +26,18 @@ def test_what_settings_mean_stands_beside_them() -> None:
     assert "\n  steps: 100  # gradient steps a block" in text
     assert "\n  # what a block is to answer" in text
     assert "\n    bits: 3" in text
+
+
+def test_groups_that_are_left_out_stand_there_as_comments() -> None:
+    """Without the marks of comments they are these groups with what is usual."""
+    text = described(Recipe.parse({"refine": None}))
+    names = ("rows", "refine", "reconstruct", "refit", "quantise")
+    lines = [line.removeprefix("# ") if line.startswith("#   ") else line for line in text.splitlines()]
+    for name in names:
+        (at,) = [i for i, line in enumerate(lines) if line.startswith(f"{name}: null")]
+        lines[at] = f"{name}:"
+    recipe = Recipe.parse(yaml.safe_load("\n".join(lines)))
+    usual = Recipe.parse({name: {} for name in names})
+    assert recipe == usual
+    assert "None" not in text
+    assert ".py" not in text
