@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -55,12 +55,18 @@ def markdown(records: Sequence[Record], plots: Sequence[Sequence[str]] = ()) -> 
         "counted). GiB: the most memory that the process had. Written by `benchmarks/quality.py`.",
     ]
     for i, (model, setting, own) in enumerate(sections(records)):
-        lines += ["", f"## {model}", "", _setting(setting, own), "", *_table(own)]
+        lines += ["", f"## {model}{_in_short(setting)}", "", _setting(setting, own), "", *_table(own)]
         if told := earlier(own):
             lines += [f"Measured with earlier settings of the recipe: {', '.join(told)}.", ""]
         lines += [f"- {line}" for line in _failed(own)]
         lines += [f"\n![{name}]({name})" for name in (plots[i] if plots else ())]
     return "\n".join(lines) + "\n"
+
+
+def _in_short(s: dict[str, Any]) -> str:
+    """What tells the sections of a model apart."""
+    text = PurePosixPath(s["calibration"]).stem
+    return f": {s['windows']} x {s['length']} tokens of {text}, {s['eval_windows']} evaluation windows"
 
 
 def _timed_on(records: Sequence[Record]) -> str:

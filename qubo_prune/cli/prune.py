@@ -29,8 +29,8 @@ def prune(
     allocation: Annotated[
         str | None,
         typer.Option(
-            help="Layer rates: uniform, alphapruning, owl, fisher, besa, or a file of them (its "
-            "sparsity is taken too, unless --sparsity is given)."
+            help="Layer rates: uniform, alphapruning, owl, fisher, besa, or a file of them (the "
+            "sparsity that `allocate` wrote into it is taken too, unless --sparsity is given)."
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Chooses windows, samples and the solver's path.")] = None,

@@ -59,9 +59,10 @@ def test_each_section_has_its_plots(bench: dict[str, ModuleType], tmp_path: Path
         "provenance": {"threads": 1, "processor": "x"},
     }  # fmt: skip
     names = ("calibration", "windows", "length", "report_windows", "text", "eval_windows", "eval_length")
-    every = [run | {"setting": dict.fromkeys((*names, "dtype", "device"), i)} for i in (1, 2)]
+    every = [run | {"setting": dict.fromkeys((*names, "dtype", "device"), str(i))} for i in (1, 2)]
     bench["quality_report"].write_reports(every, tmp_path)
     first, second = (tmp_path / "quality.md").read_text().split("## a/m")[1:]
+    assert first.startswith(": 1 x 1 tokens of 1, 1 evaluation windows\n")
     assert "quality-m-time.svg" in first
     assert "-time-2.svg" not in first
     assert "quality-m-time-2.svg" in second
