@@ -18,6 +18,17 @@ from qubo_prune.whole_file import replacing
 
 P = ParamSpec("P")
 
+MODEL_FILES = (
+    "*.safetensors*",
+    "*.gguf",
+    "*config.json",
+    "tokenizer*",
+    "special_tokens*",
+    "vocab*",
+    "merges*",
+)
+"""Files of a model's folder that loading it reads."""
+
 DEBUG_VARIABLE = "QUBO_PRUNE_DEBUG"
 """Set it to see the traceback of an error that is otherwise one line."""
 
@@ -53,14 +64,11 @@ def write_text(text: str, path: Path) -> None:
 
 def check_file(path: Path | None, option: str = "--output", inputs: Iterable[Path | str | None] = ()) -> None:
     """InputError where a result could not be written to this file in the end, or one of the command's inputs
-    (files, folders, or other names) would be lost by it; None is no file."""
+    (files, folders of models, or other names) would be damaged by it; None is no file."""
     if path is None:
         return
-    if path.is_file():
-        for given in inputs:
-            read = None if given is None else Path(given).expanduser()
-            if read is not None and read.exists() and read.resolve() in (p := path.resolve(), p.parent):
-                raise InputError(f"{option} {str(path)!r} is what this command reads: name another file")
+    if path.is_file() and any(_is_read(path.resolve(), Path(given)) for given in inputs if given is not None):
+        raise InputError(f"{option} {str(path)!r} is what this command reads: name another file")
     if not path.absolute().parent.is_dir():
         raise InputError(f"{option} {str(path)!r}: there is no folder {str(path.absolute().parent)!r}")
     if path.is_dir():
@@ -75,6 +83,14 @@ def check_file(path: Path | None, option: str = "--output", inputs: Iterable[Pat
     except OSError as error:
         why = error.strerror or type(error).__name__
         raise InputError(f"{option} {str(path)!r}: nothing can be written to its folder: {why}") from None
+
+
+def _is_read(path: Path, given: Path) -> bool:
+    """Whether the file is this input, or belongs to the model in this folder."""
+    source = given.expanduser().resolve()
+    if source.is_dir():
+        return path.parent == source and any(path.match(pattern) for pattern in MODEL_FILES)
+    return path == source
 
 
 def plain(value: Any) -> Any:

@@ -89,6 +89,13 @@ def test_outputs_that_are_inputs(refuses: Refuses, world: Any, tmp_path: Path) -
         assert Path(str(arguments[-1])).read_bytes() == before
 
 
+def test_a_report_beside_the_model_may_be_written_again(invoke: Any, world: Any, tmp_path: Path) -> None:
+    folder = shutil.copytree(world.model, tmp_path / "model")
+    for _ in range(2):
+        result = invoke("alpha", folder, "--output", folder / "alpha.json")
+        assert result.exit_code == 0, result.output
+
+
 def test_no_model(refuses: Refuses, tmp_path: Path) -> None:
     assert "name a model" in refuses("prune")
 
