@@ -60,7 +60,7 @@ def file_path(spec: str) -> Path:
 def package_path(spec: str) -> Path:
     """The path of `package` or `package/inner/path` inside an installed package, which is not imported.
 
-    MissingPackage: the package is not installed (with the command to install it).
+    MissingPackage: the package is not installed (with the command to install a known one).
     InputError: the package has no folder, or nothing at the inner path.
     """
     package, _, inner = spec.strip("/").partition("/")

