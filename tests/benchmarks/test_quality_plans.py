@@ -133,7 +133,7 @@ def test_a_plan_runs_no_cell_twice(
     for cell in ran[1:]:
         seeds.setdefault((cell.method.label, cell.target.label), set()).add(cell.seed)
     assert {name for name, found in seeds.items() if found == {0, 1, 2}} == {
-        (name, "50 %") for name in ("wanda", "sparsegpt", "fast", "best")
+        (name, "50 %") for name in ("wanda", "sparsegpt", "fast", "balanced", "best")
     }
     assert all(0 in found for found in seeds.values())
 
